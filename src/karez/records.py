@@ -1,0 +1,161 @@
+"""Record and Task: the only two things on the bus, one a line, and the one codec that writes and reads them.
+
+A record is a plain `dict` (JSON values) or a `str` (a line that is passed on as it is, such as line protocol).
+A message is lines, one record a line: newline-delimited JSON, or newline-delimited text with the header
+`Karez-Content-Type: text`. Everything else about a message travels in headers, never in the body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+
+Record = dict[str, Any] | str
+Entity = Any
+
+META = "_karez"
+AS_IS = "_as_is"
+DEFAULT_CATEGORY = "telemetry"
+
+TASK = "Karez-Task"
+DEADLINE = "Karez-Deadline"
+CONTENT_TYPE = "Karez-Content-Type"
+COUNT = "Karez-Count"
+TEXT = "text"
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """What a connector yields for an entity that it could not read, in place of a record.
+
+    Its neighbours are delivered; the entity is named in the task's outcome, in the log once, and in `karez status`.
+    """
+
+    entity: Any
+    reason: str
+
+
+class Window(msgspec.Struct, frozen=True):
+    """A half-open span of time, `start <= t < end`, both UTC."""
+
+    start: datetime
+    end: datetime
+
+
+class Task(msgspec.Struct, frozen=True):
+    """A batch of entities that one connector is asked for; on the bus `{"tasks": [...]}`, with `start` and `end` if it has a window."""
+
+    entities: list[Any]
+    window: Window | None = None
+
+
+class Records(list[Record]):
+    """A list of records that knows its records' ids: stable over redelivery, so a sink can write by key.
+
+    `origins` are `(message id, number of records)` in the order of the records; `ids` is derived from them when asked.
+    """
+
+    __slots__ = ("_ids", "origins")
+
+    def __init__(self, records: Iterable[Record] = (), origins: Sequence[tuple[str, int]] = (), ids: list[str] | None = None):
+        super().__init__(records)
+        self.origins = list(origins)
+        self._ids = ids
+
+    @property
+    def ids(self) -> list[str]:
+        """One id a record."""
+        if self._ids is None:
+            self._ids = [f"{origin}/{index}" for origin, count in self.origins for index in range(count)]
+            # records that never were on a bus (tests, one-shot runs) are told apart by their place only
+            self._ids += [f"#{index}" for index in range(len(self._ids), len(self))]
+        return self._ids
+
+    def part(self, start: int, stop: int) -> Records:
+        """The records from `start` to before `stop`, with their ids."""
+        return Records(self[start:stop], ids=self.ids[start:stop])
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder()
+
+
+def category_of(record: Record, default: str = DEFAULT_CATEGORY) -> str:
+    """The category that a record's metadata names, or `default`."""
+    if record.__class__ is dict and META in record:
+        meta = record[META]  # type: ignore[index]
+        if isinstance(meta, Mapping):
+            return str(meta.get("category") or default)
+    return default
+
+
+def encode_lines(records: Sequence[Record]) -> tuple[bytes, bool]:
+    """The body of a message with these records, and whether it is text.
+
+    Raises `TypeError` or `ValueError` for a value that JSON cannot hold.
+    """
+    if all(record.__class__ is str for record in records) and not any("\n" in record for record in records):
+        return "\n".join(records).encode(), True  # type: ignore[arg-type]
+    as_dicts = [{AS_IS: record} if record.__class__ is str else record for record in records]
+    return _encoder.encode_lines(as_dicts).rstrip(b"\n"), False
+
+
+def decode_lines(body: bytes, text: bool = False) -> list[Record]:
+    """The records in a message's body; `{"_as_is": "text"}` is read as the `str`.
+
+    A body without a content type is JSON if its first byte says so, text otherwise: that is how messages
+    of the published Karez are told apart. Raises `ValueError` if it is neither.
+    """
+    if not body:
+        return []
+    if text or body.lstrip()[:1] not in (b"{", b"["):
+        return list(body.decode().split("\n"))
+    records = _decoder.decode_lines(body)
+    if AS_IS.encode() in body:
+        records = [r[AS_IS] if isinstance(r, dict) and isinstance(r.get(AS_IS), str) else r for r in records]
+    for record in records:
+        if not isinstance(record, dict | str):
+            raise ValueError(f"a record is an object or a text, this line is {type(record).__name__}")
+    return records
+
+
+def encode_task(task: Task) -> bytes:
+    """The body of a task's message, byte for byte what the published Karez sends when it has no window."""
+    if task.window is None:
+        return _encoder.encode({"tasks": task.entities})
+    return _encoder.encode({"tasks": task.entities, "start": task.window.start, "end": task.window.end})
+
+
+class _TaskBody(msgspec.Struct):
+    tasks: list[Any]
+    start: datetime | None = None
+    end: datetime | None = None
+
+
+_body_decoder = msgspec.json.Decoder(_TaskBody)
+
+
+def decode_task(body: bytes) -> Task:
+    """The task in a message's body; raises `ValueError` if it is none."""
+    raw = _body_decoder.decode(body)
+    if raw.start is None or raw.end is None:
+        return Task(raw.tasks)
+    return Task(raw.tasks, Window(raw.start.astimezone(UTC), raw.end.astimezone(UTC)))
+
+
+def derived_id(*parts: object) -> str:
+    """An id of 128 bits that is the same whenever its parts are."""
+    return blake2b("\x1f".join(map(str, parts)).encode(), digest_size=16).hexdigest()
+
+
+def as_json(value: Any) -> bytes:
+    """`value` as one line of JSON."""
+    return _encoder.encode(value)
+
+
+def from_json(data: bytes | str) -> Any:
+    """The value in a JSON text; raises `ValueError` if it is none."""
+    return _decoder.decode(data)

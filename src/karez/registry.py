@@ -1,0 +1,209 @@
+"""Finds plugins: built-ins, entry points of installed packages, and `<folder>/<kind>/<type>.py` of the user's folders.
+
+Later ones override earlier ones of the same kind and type: built-ins, entry points, then the folders in the order given.
+Nothing is imported before it is used; a listing reads the docstring only.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import os
+import re
+import stat
+import sys
+import traceback
+import typing
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+
+from karez.errors import PluginError
+from karez.options import suggest
+from karez.roles import KINDS, Config, Role
+
+_TYPE = re.compile(r"^[a-z][a-z0-9_]*$")
+_BUILT_IN = Path(__file__).parent / "plugins"
+_EXTRAS = {
+    "asyncua": "opcua", "pymodbus": "modbus", "sqlalchemy": "sql", "aiosqlite": "sql", "asyncpg": "postgres",
+    "aiomysql": "mysql", "oracledb": "oracle", "pyarrow": "parquet",
+}  # fmt: skip
+
+
+@dataclass
+class Plugin:
+    """One plugin that was found: where, and, once it is loaded, its classes."""
+
+    kind: str
+    type: str
+    path: Path | None
+    origin: str
+    entry_point: EntryPoint | None = None
+    _role: type[Role[typing.Any]] | None = field(default=None, repr=False)
+
+    @property
+    def doc(self) -> str:
+        """The module's docstring, read without importing it; a plugin that only re-exports a class has that class's module's."""
+        if self.path is not None:
+            try:
+                text = ast.get_docstring(ast.parse(self.path.read_text(encoding="utf-8")))
+            except (OSError, SyntaxError, UnicodeDecodeError) as error:
+                return f"cannot be read: {error}"
+            if text:
+                return text
+        try:
+            module = sys.modules[self.role.__module__]
+        except PluginError as error:
+            return str(error).splitlines()[0]
+        return inspect.cleandoc(self.role.__doc__ or module.__doc__ or "")
+
+    @property
+    def summary(self) -> str:
+        """The first line of the docstring."""
+        return self.doc.split("\n", 1)[0]
+
+    @property
+    def role(self) -> type[Role[typing.Any]]:
+        """The role class, imported now if it was not yet; raises `PluginError` with file, line and remedy."""
+        if self._role is None:
+            self._role = self._load()
+        return self._role
+
+    @property
+    def config(self) -> type[Config]:
+        """The class of its options: the type parameter of the role class."""
+        for base in self.role.__mro__:
+            for generic in getattr(base, "__orig_bases__", ()):
+                for argument in typing.get_args(generic):
+                    if isinstance(argument, type) and issubclass(argument, Config):
+                        return argument
+        raise PluginError(f"{self}: its class says no options; write `class {self.kind.title()}(...[Config])`")
+
+    def __str__(self) -> str:
+        return f"{self.kind} `{self.type}` ({self.origin})"
+
+    def _load(self) -> type[Role[typing.Any]]:
+        class_name = self.kind.title()
+        try:
+            found = self._import()
+        except ModuleNotFoundError as error:
+            missing = (error.name or "").split(".")[0]
+            if missing in _EXTRAS:
+                raise PluginError(f"{self} needs the library `{missing}`: pip install 'karez[{_EXTRAS[missing]}]'") from error
+            raise PluginError(f"{self} cannot be imported: {error}; install the library that it needs{_where(error, self.path)}") from error
+        except (Exception, SystemExit) as error:
+            raise PluginError(f"{self} cannot be imported: {type(error).__name__}: {error}{_where(error, self.path)}") from error
+        role = getattr(found, class_name, None) if isinstance(found, ModuleType) else found
+        if role is None:
+            raise PluginError(f"{self}: the file has no class named `{class_name}`; name it so, or import one under that name")
+        if not (isinstance(role, type) and issubclass(role, Role) and role.kind == self.kind):
+            raise PluginError(f"{self}: `{class_name}` is no {self.kind}; derive it from a {self.kind} class of the package `karez`")
+        return role
+
+    def _import(self) -> object:
+        if self.entry_point is not None:
+            return self.entry_point.load()
+        assert self.path is not None
+        if self.path.is_relative_to(_BUILT_IN):
+            return importlib.import_module(f"karez.plugins.{self.kind}.{self.type}")
+        # a namespace of its own: a plugin called json.py shadows nothing, and two folders may hold the same type
+        digest = hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:8]
+        name = f"karez_plugins.{self.kind}.{self.type}_{digest}"
+        if name in sys.modules:
+            return sys.modules[name]
+        package = self.path.name == "__init__.py"
+        spec = importlib.util.spec_from_file_location(
+            name, self.path, submodule_search_locations=[str(self.path.parent)] if package else None
+        )
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+        return module
+
+
+class Registry:
+    """The plugins that can be used, and, for `karez plugins --doctor`, what was searched and why a file was left out."""
+
+    def __init__(self, folders: Iterable[Path | str] = ()) -> None:
+        self.searched: list[str] = []
+        self.left_out: list[tuple[Path, str]] = []
+        self._plugins: dict[tuple[str, str], Plugin] = {}
+        self._scan(_BUILT_IN, "built in")
+        self._add_entry_points()
+        for folder in folders:
+            self._scan(Path(folder), str(folder))
+
+    def __iter__(self) -> Iterator[Plugin]:
+        return iter(sorted(self._plugins.values(), key=lambda plugin: (KINDS.index(plugin.kind), plugin.type)))
+
+    def types(self, kind: str) -> list[str]:
+        """The types of a kind."""
+        return sorted(name for found_kind, name in self._plugins if found_kind == kind)
+
+    def find(self, kind: str, type_name: str) -> Plugin:
+        """The plugin of this kind and type; raises `PluginError` with the nearest one that there is."""
+        plugin = self._plugins.get((kind, type_name))
+        if plugin is None:
+            nearest = suggest(type_name, self.types(kind))
+            hint = f"; did you mean `{nearest}`?" if nearest else f"; there are: {', '.join(self.types(kind))}"
+            reasons = [f"\n  {path}: {reason}" for path, reason in self.left_out if path.stem == type_name or path.name == type_name]
+            raise PluginError(f"no {kind} of type `{type_name}`{hint}{''.join(reasons)}")
+        return plugin
+
+    def _add(self, plugin: Plugin) -> None:
+        self._plugins[plugin.kind, plugin.type] = plugin
+
+    def _add_entry_points(self) -> None:
+        for kind in KINDS:
+            for point in entry_points(group=f"karez.{kind}"):
+                self.searched.append(f"entry point {point.group}: {point.name} = {point.value}")
+                distribution = point.dist.name if point.dist else "an installed package"
+                self._add(Plugin(kind, point.name, None, distribution, point))
+
+    def _scan(self, folder: Path, origin: str) -> None:
+        self.searched.append(f"{folder.resolve()}{'' if folder.is_dir() else ' (no such folder)'}")
+        if not folder.is_dir():
+            return
+        if reason := _unsafe(folder):
+            self.left_out.append((folder, reason))
+            raise PluginError(f"plugin folder {folder}: {reason}")
+        for kind in KINDS:
+            for path in sorted((folder / kind).glob("*")) if (folder / kind).is_dir() else ():
+                type_name, file = (path.stem, path) if path.suffix == ".py" else (path.name, path / "__init__.py")
+                if path.name.startswith((".", "_")):
+                    continue
+                if not file.is_file():
+                    self.left_out.append((path, "is no Python file and no folder with an __init__.py"))
+                elif not _TYPE.match(type_name):
+                    self.left_out.append((path, "its name is no type: lower-case letters, digits and _, a letter first"))
+                elif reason := _unsafe(path):
+                    self.left_out.append((path, reason))
+                else:
+                    self._add(Plugin(kind, type_name, file, origin))
+
+
+def _unsafe(path: Path) -> str | None:
+    """Why code from here must not run: plugins run with our rights, so nobody else may be able to write them."""
+    if os.name == "posix" and path.stat().st_mode & stat.S_IWOTH:
+        return f"everybody may write it, so it is not loaded; chmod o-w {path}"
+    return None
+
+
+def _where(error: BaseException, path: Path | None) -> str:
+    """The line of the plugin's file that an error came from."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" ({error.filename}:{error.lineno})"
+    frames: Sequence[traceback.FrameSummary] = traceback.extract_tb(error.__traceback__)
+    mine = [frame for frame in frames if path is not None and Path(frame.filename) == path]
+    return f" ({mine[-1].filename}:{mine[-1].lineno})" if mine else ""
