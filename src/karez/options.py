@@ -11,7 +11,8 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import BeforeValidator, PlainSerializer, SecretStr, WithJsonSchema
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d|w)?")
+_NUMBER = r"\d+(?:\.\d+)?"
+_PART = rf"({_NUMBER})\s*(ms|s|min|m|h|d|w)"
 
 
 def parse_duration(value: Any) -> float:
@@ -21,15 +22,17 @@ def parse_duration(value: Any) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     text = str(value).strip()
-    if not re.fullmatch(rf"(?:{_DURATION.pattern}\s*)+", text):
+    if re.fullmatch(_NUMBER, text, re.ASCII):
+        return float(text)
+    if not re.fullmatch(rf"(?:{_PART}\s*)+", text, re.ASCII):
         raise ValueError(f"{value!r} is not a duration; write seconds (10) or a number with its unit (500ms, 10s, 1m, 2h, 1d)")
-    return sum(float(number) * _UNITS[unit or "s"] for number, unit in _DURATION.findall(text))
+    return sum(float(number) * _UNITS[unit] for number, unit in re.findall(_PART, text))
 
 
 Duration = Annotated[
     float,
     BeforeValidator(parse_duration),
-    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "pattern": r"^\s*(\d+(\.\d+)?\s*(ms|s|min|m|h|d|w)?\s*)+$"}]}),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "pattern": rf"^\s*({_NUMBER}|({_PART}\s*)+)\s*$"}]}),
 ]
 """A length of time in seconds; reads `10`, `500ms`, `1m`."""
 

@@ -86,7 +86,7 @@ _decoder = msgspec.json.Decoder()
 def category_of(record: Record, default: str = DEFAULT_CATEGORY) -> str:
     """The category that a record's metadata names, or `default`."""
     if record.__class__ is dict and META in record:
-        meta = record[META]  # type: ignore[index]
+        meta = record[META]
         if isinstance(meta, Mapping):
             return str(meta.get("category") or default)
     return default
@@ -97,8 +97,10 @@ def encode_lines(records: Sequence[Record]) -> tuple[bytes, bool]:
 
     Raises `TypeError` or `ValueError` for a value that JSON cannot hold.
     """
-    if all(record.__class__ is str for record in records) and not any("\n" in record for record in records):
-        return "\n".join(records).encode(), True  # type: ignore[arg-type]
+    if set(map(type, records)) == {str} and records != [""]:  # one empty text would be no line at all
+        text = "\n".join(records)  # type: ignore[arg-type]
+        if text.count("\n") == len(records) - 1:
+            return text.encode(), True
     as_dicts = [{AS_IS: record} if record.__class__ is str else record for record in records]
     return _encoder.encode_lines(as_dicts).rstrip(b"\n"), False
 
@@ -113,7 +115,10 @@ def decode_lines(body: bytes, text: bool = False) -> list[Record]:
         return []
     if text or body.lstrip()[:1] not in (b"{", b"["):
         return list(body.decode().split("\n"))
-    records = _decoder.decode_lines(body)
+    try:
+        records = _decoder.decode_lines(body)
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
     if AS_IS.encode() in body:
         records = [r[AS_IS] if isinstance(r, dict) and isinstance(r.get(AS_IS), str) else r for r in records]
     for record in records:

@@ -17,7 +17,7 @@ import stat
 import sys
 import traceback
 import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -26,6 +26,9 @@ from types import ModuleType
 from karez.errors import PluginError
 from karez.options import suggest
 from karez.roles import KINDS, Config, Role
+
+RoleClass = type[Role[typing.Any]]
+ConfigClass = type[Config]
 
 _TYPE = re.compile(r"^[a-z][a-z0-9_]*$")
 _BUILT_IN = Path(__file__).parent / "plugins"
@@ -44,7 +47,7 @@ class Plugin:
     path: Path | None
     origin: str
     entry_point: EntryPoint | None = None
-    _role: type[Role[typing.Any]] | None = field(default=None, repr=False)
+    _role: RoleClass | None = field(default=None, repr=False)
 
     @property
     def doc(self) -> str:
@@ -52,7 +55,7 @@ class Plugin:
         if self.path is not None:
             try:
                 text = ast.get_docstring(ast.parse(self.path.read_text(encoding="utf-8")))
-            except (OSError, SyntaxError, UnicodeDecodeError) as error:
+            except (OSError, SyntaxError, ValueError) as error:
                 return f"cannot be read: {error}"
             if text:
                 return text
@@ -68,14 +71,14 @@ class Plugin:
         return self.doc.split("\n", 1)[0]
 
     @property
-    def role(self) -> type[Role[typing.Any]]:
+    def role(self) -> RoleClass:
         """The role class, imported now if it was not yet; raises `PluginError` with file, line and remedy."""
         if self._role is None:
             self._role = self._load()
         return self._role
 
     @property
-    def config(self) -> type[Config]:
+    def config(self) -> ConfigClass:
         """The class of its options: the type parameter of the role class."""
         for base in self.role.__mro__:
             for generic in getattr(base, "__orig_bases__", ()):
@@ -87,7 +90,7 @@ class Plugin:
     def __str__(self) -> str:
         return f"{self.kind} `{self.type}` ({self.origin})"
 
-    def _load(self) -> type[Role[typing.Any]]:
+    def _load(self) -> RoleClass:
         class_name = self.kind.title()
         try:
             found = self._import()
@@ -116,6 +119,11 @@ class Plugin:
         name = f"karez_plugins.{self.kind}.{self.type}_{digest}"
         if name in sys.modules:
             return sys.modules[name]
+        for parent in ("karez_plugins", f"karez_plugins.{self.kind}"):
+            if parent not in sys.modules:
+                # `from . import x` in a plugin looks for the packages above it
+                sys.modules[parent] = ModuleType(parent)
+                sys.modules[parent].__path__ = []
         package = self.path.name == "__init__.py"
         spec = importlib.util.spec_from_file_location(
             name, self.path, submodule_search_locations=[str(self.path.parent)] if package else None
@@ -175,22 +183,27 @@ class Registry:
         self.searched.append(f"{folder.resolve()}{'' if folder.is_dir() else ' (no such folder)'}")
         if not folder.is_dir():
             return
-        if reason := _unsafe(folder):
-            self.left_out.append((folder, reason))
-            raise PluginError(f"plugin folder {folder}: {reason}")
+        for place in (folder, *(folder / kind for kind in KINDS)):
+            if place.is_dir() and (reason := _unsafe(place)):
+                self.left_out.append((place, reason))
+                raise PluginError(f"plugin folder {place}: {reason}")
         for kind in KINDS:
-            for path in sorted((folder / kind).glob("*")) if (folder / kind).is_dir() else ():
-                type_name, file = (path.stem, path) if path.suffix == ".py" else (path.name, path / "__init__.py")
-                if path.name.startswith((".", "_")):
-                    continue
-                if not file.is_file():
-                    self.left_out.append((path, "is no Python file and no folder with an __init__.py"))
-                elif not _TYPE.match(type_name):
-                    self.left_out.append((path, "its name is no type: lower-case letters, digits and _, a letter first"))
-                elif reason := _unsafe(path):
-                    self.left_out.append((path, reason))
-                else:
-                    self._add(Plugin(kind, type_name, file, origin))
+            for path in sorted((folder / kind).glob("*")):
+                if not path.name.startswith((".", "_")):
+                    self._scan_path(kind, path, origin)
+
+    def _scan_path(self, kind: str, path: Path, origin: str) -> None:
+        type_name, file = (path.stem, path) if path.suffix == ".py" else (path.name, path / "__init__.py")
+        if not file.is_file():
+            self.left_out.append((path, "is no Python file and no folder with an __init__.py"))
+        elif not _TYPE.match(type_name):
+            self.left_out.append((path, "its name is no type: lower-case letters, digits and _, a letter first"))
+        elif reason := _unsafe(path) or _unsafe(file):
+            self.left_out.append((path, reason))
+        elif path.suffix == ".py" and (path.with_suffix("") / "__init__.py").is_file():
+            self.left_out.append((path, f"a folder of that name is the plugin: {path.with_suffix('')}"))
+        else:
+            self._add(Plugin(kind, type_name, file, origin))
 
 
 def _unsafe(path: Path) -> str | None:
@@ -204,6 +217,8 @@ def _where(error: BaseException, path: Path | None) -> str:
     """The line of the plugin's file that an error came from."""
     if isinstance(error, SyntaxError) and error.filename:
         return f" ({error.filename}:{error.lineno})"
-    frames: Sequence[traceback.FrameSummary] = traceback.extract_tb(error.__traceback__)
-    mine = [frame for frame in frames if path is not None and Path(frame.filename) == path]
-    return f" ({mine[-1].filename}:{mine[-1].lineno})" if mine else ""
+    if path is None:
+        return ""
+    own = path.resolve().parent if path.name == "__init__.py" else path.resolve()
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).resolve().is_relative_to(own)]
+    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""

@@ -35,7 +35,8 @@ RESERVED_CATEGORIES = frozenset({*KINDS, "aggregrator", "dlq", "outcome", "agent
 
 
 def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) or value is False else value
+    names = [value] if isinstance(value, str) or value is False else value
+    return [name or None for name in names] if isinstance(names, list) else names
 
 
 Names = Annotated[list[str | None], BeforeValidator(_as_list)]
@@ -97,8 +98,9 @@ class DispatcherConfig(Config):
     """When a round is due while the last one is still under way: skip it and say so, or queue it."""
     missed: Literal["skip", "latest", "all"] = "latest"
     """Rounds that were missed while nobody could dispatch: none, the latest or all of them are made up for."""
-    entities_refresh: Annotated[Duration, Field(ge=0)] = 0.0
-    """How long the entities are kept before they are loaded anew; 0 loads them for every round."""
+    entities_refresh: Annotated[Duration, Field(ge=0)] | None = None
+    """How long the entities are kept before they are loaded anew; unless set, they are loaded for every round, or every five minutes where the
+    connector is asked for them."""
 
     @model_validator(mode="after")
     def _one_schedule(self) -> DispatcherConfig:
@@ -154,6 +156,10 @@ class ConverterConfig(Config):
     """Converters that get what this one makes; an empty entry (`~`) sends it to the aggregators as well."""
     remote: bool = False
     """Whether this converter is always reached over the bus, because it runs in another process."""
+
+    def categories(self, incoming: set[str]) -> set[str]:
+        """The categories of what comes out when records of these go in; override it where the options change them."""
+        return incoming
 
 
 class AggregatorConfig(Config):
@@ -262,6 +268,8 @@ class Converter(Role[V]):
     """Changes records: none, one or many out of each."""
 
     kind = "converter"
+    keeps_input: ClassVar[bool] = False
+    """Whether `convert_many` leaves the records as they were when it raises; it is then given the records, not copies."""
 
     def convert(self, record: Any) -> Record | Iterable[Record] | None:
         """What becomes of one record; it may be changed in place. `None` drops it, which is counted.

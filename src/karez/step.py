@@ -10,19 +10,23 @@ A plugin's fault never passes this file: what it rejects, or cannot work with, i
 from __future__ import annotations
 
 import asyncio
-import functools
+import copy
 import inspect
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import repeat
+from operator import contains
+from typing import Any, cast
 
 import msgspec
 
 from karez.errors import NotConnected, Rejected
 from karez.pipeline import Node
-from karez.records import DEFAULT_CATEGORY, META, Failed, Record, Records, Task, as_json, category_of, from_json
+from karez.records import DEFAULT_CATEGORY, META, Failed, Record, Records, Task, as_json, category_of, derived_id, from_json
 from karez.roles import Converter, Invalid, Role
+
+_PLAIN = frozenset({dict, str})
 
 
 @dataclass(slots=True)
@@ -65,11 +69,22 @@ class Result:
 
 async def call(role: Role[Any], method: Callable[..., Any], *args: Any) -> Any:
     """What a plugin's method returns, be it async or plain; a plain one that may wait is run in a thread."""
-    if not role.may_block or inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
-        value = method(*args)
-    else:
-        value = await asyncio.get_running_loop().run_in_executor(None, functools.partial(method, *args))
-    return await value if inspect.isawaitable(value) else value
+    try:
+        if not role.may_block or inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
+            value = method(*args)
+        else:
+            value = await asyncio.get_running_loop().run_in_executor(None, _in_thread, method, args)
+        return await value if inspect.isawaitable(value) else value
+    except SystemExit as error:
+        raise RuntimeError(f"a plugin tried to exit ({error.code})") from error
+
+
+def _in_thread(method: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    try:
+        return method(*args)
+    except StopIteration as error:
+        # no future can carry it: whoever waits would wait for ever
+        raise RuntimeError("a plugin raised StopIteration") from error
 
 
 async def fetch(node: Node, task: Task) -> Result:
@@ -82,6 +97,9 @@ async def fetch(node: Node, task: Task) -> Result:
         value = await call(role, role.fetch, task.entities)
     else:
         value = await call(role, role.fetch_range, task.entities, task.window.start, task.window.end)
+    if inspect.isgenerator(value):
+        # its body has not run yet, and may wait as well
+        value = await call(role, _gathered, value)
     result = Result()
     records: list[Record] = []
     async for chunk in chunks(value):
@@ -95,7 +113,11 @@ async def admit(node: Node, records: list[Record], result: Result) -> None:
     result.fetched += len(records)
     good = check_values(node, records, result)
     for category, batch in by_category(good, DEFAULT_CATEGORY):
-        await through(node, batch, category, "", result)
+        await through(node, batch, category, "" if category == DEFAULT_CATEGORY else category, result)
+
+
+def _gathered(generator: Iterable[Any]) -> list[Any]:
+    return [record for item in generator for record in (item if isinstance(item, list | tuple) else [item])]
 
 
 async def chunks(value: Any) -> AsyncIterator[Sequence[Any]]:
@@ -118,13 +140,23 @@ async def chunks(value: Any) -> AsyncIterator[Sequence[Any]]:
 
 def take(node: Node, chunk: Sequence[Any], records: list[Record], result: Result) -> None:
     """Sort what a connector gave into records, failed entities, and what is neither."""
+    if _PLAIN.issuperset(map(type, chunk)):
+        records.extend(chunk)
+        return
     for item in chunk:
         if item.__class__ is dict or item.__class__ is str:
             records.append(item)
+        elif isinstance(item, dict | str):
+            records.append(_plain(item))
         elif isinstance(item, Failed):
             result.failed.append(item)
         else:
             _dead(result, node, "wrong_type", f"a record is a dict or a str, not {type(item).__name__}", [repr(item)[:4096]])
+
+
+def _plain(record: Record) -> Record:
+    """The same as a plain dict or str, of an OrderedDict or the like."""
+    return dict(record) if isinstance(record, dict) else str(record)
 
 
 def check_values(node: Node, records: list[Record], result: Result) -> list[Record]:
@@ -132,6 +164,8 @@ def check_values(node: Node, records: list[Record], result: Result) -> list[Reco
 
     JSON has no NaN and msgspec writes null for it, so a batch whose JSON holds no null needs no second look.
     """
+    if set(map(type, records)) == {str}:
+        return records
     try:
         if b"null" not in as_json(records):
             return records
@@ -141,10 +175,10 @@ def check_values(node: Node, records: list[Record], result: Result) -> list[Reco
     for record in records:
         try:
             as_json(record)
+            odd = _not_finite(record)
         except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
             _dead(result, node, "not_json", str(error), [repr(record)[:4096]])
             continue
-        odd = _not_finite(record)
         policy = getattr(node.config, "invalid", Invalid.QUALITY_BAD)
         if not odd:
             good.append(record)
@@ -179,7 +213,8 @@ def _finite(value: Any) -> Any:
 
 def by_category(records: list[Record], default: str) -> list[tuple[str, list[Record]]]:
     """The records grouped by category, in order of first appearance; almost always one group."""
-    if not any(META in record for record in records if record.__class__ is dict):
+    # at the speed of C; a text that contains the key is no harm, it only takes the long way
+    if not any(map(contains, records, repeat(META))):
         return [(default, records)] if records else []
     groups: dict[str, list[Record]] = {}
     for record in records:
@@ -190,6 +225,10 @@ def by_category(records: list[Record], default: str) -> list[tuple[str, list[Rec
 async def through(node: Node, records: list[Record], category: str, branch: str, result: Result) -> None:
     """Send what a role made to its targets: converters here are called, everything else is an emission."""
     targets = node.targets or [None]
+    if node.kind == "converter" and (len(targets) > 1 or _leaves(targets[0])):
+        records = check_values(node, records, result)
+    if not records:
+        return
     wire = as_json(records) if len(targets) > 1 else b""
     for index, target in enumerate(targets):
         # each branch gets its own copy: a plugin may change what it is given
@@ -197,29 +236,46 @@ async def through(node: Node, records: list[Record], category: str, branch: str,
         way = f"{branch}.{index}"
         if target is None:
             result.emissions.append(Emission("category", category, node.name, way, batch))
-        elif target.kind != "converter" or target.config.remote:
+        elif _leaves(target):
             result.emissions.append(Emission(target.kind, target.name, node.name, way, batch))
         else:
             for made, outputs in await convert(target, batch, category, result):
-                await through(target, outputs, made, way, result)
+                await through(target, outputs, made, way if made == category else f"{way}:{made}", result)
+
+
+def _leaves(target: Node | None) -> bool:
+    return target is None or target.kind != "converter" or not target.is_here
 
 
 async def convert(node: Node, records: list[Record], category: str, result: Result) -> list[tuple[str, list[Record]]]:
     """What a converter makes of a batch, by category; a record that it cannot work with is isolated."""
+    return by_category(await _converted(node, records, result), category)
+
+
+async def _converted(node: Node, records: list[Record], result: Result) -> list[Record]:
     role: Any = node.role
-    if type(role).convert_many is not Converter.convert_many:
-        try:
-            outputs = await call(role, role.convert_many, records)
-            if not isinstance(outputs, list):
-                raise TypeError(f"convert_many gives a list, not {type(outputs).__name__}")
-            result.dropped += max(0, len(records) - len(outputs))
-            return by_category(outputs, category)
-        except NotConnected:
-            raise
-        except Exception as error:
-            if type(role).convert is Converter.convert:
-                return await _convert_halves(node, records, category, result, error)
-    return by_category(await call(role, _convert_each, node, records, result), category)
+    if type(role).convert_many is Converter.convert_many:
+        return cast("list[Record]", await call(role, _convert_each, node, records, result))
+    # copies: what an attempt changed in place before it failed must not be changed once more by the next one
+    given = records if role.keeps_input else [record.copy() if record.__class__ is dict else record for record in records]
+    try:
+        outputs = _checked(await call(role, role.convert_many, given))
+    except NotConnected:
+        raise
+    except Exception as error:
+        if type(role).convert is Converter.convert:
+            return await _convert_parts(node, records, given, result, error)
+        return cast("list[Record]", await call(role, _convert_each, node, records, result))
+    result.dropped += max(0, len(records) - len(outputs))
+    return outputs
+
+
+def _checked(outputs: Any) -> list[Record]:
+    if not isinstance(outputs, list):
+        raise TypeError(f"convert_many gives a list, not {type(outputs).__name__}")
+    for strange in set(map(type, outputs)) - _PLAIN:
+        raise TypeError(f"convert_many gives dicts and strs, not {strange.__name__}")
+    return outputs
 
 
 def _convert_each(node: Node, records: list[Record], result: Result) -> list[Record]:
@@ -230,36 +286,60 @@ def _convert_each(node: Node, records: list[Record], result: Result) -> list[Rec
             made = role.convert(record)
             if made is None:
                 result.dropped += 1
-                continue
-            parts = [made] if isinstance(made, dict | str) else list(made)
-            for part in parts:
-                if isinstance(part, dict):
-                    if META in record and META not in part:
-                        part[META] = record[META]  # type: ignore[index]
-                elif not isinstance(part, str):
-                    raise TypeError(f"a converter makes dicts and strs, not {type(part).__name__}")
-            outputs.extend(parts)
+            elif made.__class__ is dict or made.__class__ is str:
+                outputs.append(_with_meta(made, record))
+            else:
+                parts = [made] if isinstance(made, dict | str) else list(made)
+                outputs.extend([_with_meta(part, record) for part in parts])
         except NotConnected:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             _dead(result, node, *_reason(error), [record])
     return outputs
 
 
-async def _convert_halves(
-    node: Node, records: list[Record], category: str, result: Result, error: Exception
-) -> list[tuple[str, list[Record]]]:
+def _with_meta(made: Any, source: Record) -> Record:
+    """What a converter made, with the metadata of the record that it was made from, unless it has its own."""
+    if not isinstance(made, dict | str):
+        raise TypeError(f"a converter makes dicts and strs, not {type(made).__name__}")
+    record = made if made.__class__ is dict or made.__class__ is str else _plain(made)
+    if isinstance(record, dict) and isinstance(source, dict) and META in source and META not in record:
+        record[META] = copy.copy(source[META])
+    return record
+
+
+async def _convert_parts(node: Node, records: list[Record], given: list[Record], result: Result, error: Exception) -> list[Record]:
+    """Isolate what a `convert_many` cannot work with: what it names, or else the one that is left of ever smaller halves."""
     if isinstance(error, Rejected) and error.records:
-        culprits = {id(record) for record in error.records}
-        rest = [record for record in records if id(record) not in culprits]
-        _dead(result, node, "rejected", error.reason, list(error.records))
-        return await convert(node, rest, category, result) if rest and len(rest) < len(records) else []
+        named, _ = _named(given, error.records)
+        if named:
+            _dead(result, node, "rejected", error.reason, [records[index] for index in sorted(named)])
+            rest = [record for index, record in enumerate(records) if index not in named]
+            return await _converted(node, rest, result) if rest else []
     if len(records) == 1:
         _dead(result, node, *_reason(error), records)
         return []
     half = len(records) // 2
-    first = await convert(node, records[:half], category, result)
-    return first + await convert(node, records[half:], category, result)
+    first = await _converted(node, records[:half], result)
+    return first + await _converted(node, records[half:], result)
+
+
+def _named(given: Sequence[Record], named: Sequence[Any]) -> tuple[set[int], list[Any]]:
+    """Which of the given records a plugin named, by their places; and what it named that it was not given."""
+    culprits = {id(record) for record in named}
+    found = {index for index, record in enumerate(given) if id(record) in culprits}
+    known = {id(given[index]) for index in found}
+    strangers = []
+    for record in named:
+        if id(record) in known:
+            continue
+        # a plugin may name copies
+        place = next((index for index, other in enumerate(given) if index not in found and other == record), None)
+        if place is None:
+            strangers.append(record)
+        else:
+            found.add(place)
+    return found, strangers
 
 
 async def write(node: Node, records: Records) -> list[DeadLetters]:
@@ -272,16 +352,16 @@ async def write(node: Node, records: Records) -> list[DeadLetters]:
         await call(role, role.write, records)
     except Rejected as error:
         if error.records is None:
-            chosen, ids = list(records), records.ids
+            chosen, ids = list(records), list(records.ids)
         else:
-            culprits = {id(record) for record in error.records}
-            pairs = [(record, key) for record, key in zip(records, records.ids, strict=True) if id(record) in culprits]
-            chosen, ids = [record for record, _ in pairs], [key for _, key in pairs]
-        return [DeadLetters("aggregator", node.name, "rejected", error.reason, chosen, list(ids))]
+            named, strangers = _named(records, error.records)
+            chosen = [records[index] for index in sorted(named)] + strangers
+            ids = [records.ids[index] for index in sorted(named)] + [derived_id(repr(stranger)) for stranger in strangers]
+        return [DeadLetters("aggregator", node.name, "rejected", error.reason, chosen, ids)]
     return []
 
 
-def _reason(error: Exception) -> tuple[str, str]:
+def _reason(error: BaseException) -> tuple[str, str]:
     return ("rejected", error.reason) if isinstance(error, Rejected) else ("error", f"{type(error).__name__}: {error}")
 
 

@@ -1,0 +1,511 @@
+"""The bus on NATS JetStream: stored on disk, acknowledged, shared by any number of processes and hosts.
+
+What nats-py does not do is done here: a window of publishes in flight that is bounded in messages and bytes, one
+long-lived pull request a subscription instead of repeated fetches, and both taken up again after the server was away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+import nats
+import nats.errors
+import nats.js.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, DiscardPolicy, KeyValueConfig, RetentionPolicy, StorageType, StreamConfig
+from nats.js.kv import KeyValue
+
+from karez.bus import Backlog, Bus, Durable, Message, Retention, Stream, StreamState, Subscription, Value
+from karez.errors import BusFull, BusRefused, BusUnreachable
+
+log = logging.getLogger("karez.bus")
+
+DEFAULT_ADDRESS = "nats://localhost:4222"
+OLDEST_SERVER = (2, 14)
+_IN_FLIGHT_MESSAGES = 256
+_IN_FLIGHT_BYTES = 32 * 1024 * 1024
+_PUBLISH_TIMEOUT = 5.0
+_HEARTBEAT = 1.0
+_PULL_EXPIRES = 30.0
+_FULL = frozenset({10077, 10047, 10023})  # maximum bytes, messages or messages per subject; storage resources
+_DURATION = 1_000_000_000
+
+
+class _PubAck(msgspec.Struct):
+    duplicate: bool = False
+    error: dict[str, Any] | None = None
+
+
+_decode_ack = msgspec.json.Decoder(_PubAck).decode
+
+
+class NatsBus(Bus):
+    """A connection to a NATS server with JetStream at `address` (`nats://host:port`, or several joined by commas)."""
+
+    def __init__(self, address: str = DEFAULT_ADDRESS, *, start_deadline: float = 60.0, name: str = "karez") -> None:
+        self.address = address
+        self._start_deadline = start_deadline
+        self._name = f"{name}@{socket.gethostname()}/{os.getpid()}"
+        self._nc: Client = Client()
+        self._js: JetStreamContext
+        self._inbox = ""
+        self._numbers = itertools.count(1)
+        self._in_flight: dict[str, tuple[asyncio.Future[bool], float, int]] = {}
+        self._bytes_in_flight = 0
+        self._room = asyncio.Event()
+        self._room.set()
+        self._pulls: set[_Pull] = set()
+        self._buckets: dict[str, KeyValue] = {}
+        self._sweeper: asyncio.Task[None] | None = None
+        self._violation = ""
+        self._durables: tuple[Sequence[Stream], Sequence[Durable]] = ((), ())
+
+    # -- life
+
+    async def open(self) -> None:
+        await self._wait_for_port()
+        try:
+            self._nc = await nats.connect(
+                self.address.split(","),
+                name=self._name,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=0.25,
+                connect_timeout=5,
+                ping_interval=10,
+                max_outstanding_pings=2,
+                pending_size=8 * 1024 * 1024,
+                error_cb=self._on_error,
+                disconnected_cb=self._on_disconnect,
+                reconnected_cb=self._on_reconnect,
+                flush_timeout=10,
+            )
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            text = str(error) or type(error).__name__
+            if "authorization" in text.lower():
+                raise BusRefused(f"{self.address} refuses us: {text}; check user, password or credentials") from error
+            raise BusUnreachable(f"{self.address} does not answer as a NATS server: {text}") from error
+        self._js = self._nc.jetstream(timeout=10)
+        self.max_payload = self._nc.max_payload
+        await self._check_server()
+        self._inbox = self._nc.new_inbox()
+        await self._nc.subscribe(f"{self._inbox}.*", cb=self._on_stored, pending_msgs_limit=-1, pending_bytes_limit=-1)
+        self._sweeper = asyncio.create_task(self._sweep(), name="bus sweeper")
+
+    async def _wait_for_port(self) -> None:
+        """Wait until the port is open: nats-py waits two seconds after a refused attempt, and for ever."""
+        end = time.monotonic() + self._start_deadline
+        told = time.monotonic()
+        while True:
+            reasons = []
+            for url in self.address.split(","):
+                parts = urlsplit(url if "://" in url else f"nats://{url}")
+                try:
+                    _, writer = await asyncio.wait_for(asyncio.open_connection(parts.hostname, parts.port or 4222), 5)
+                    writer.close()
+                    return
+                except (OSError, TimeoutError) as error:
+                    reasons.append(f"{parts.hostname}:{parts.port or 4222}: {error or 'no answer'}")
+            now = time.monotonic()
+            if now >= end:
+                raise BusUnreachable(
+                    f"no NATS server at {self.address} ({'; '.join(reasons)}); start one with `nats-server -js`, or leave out"
+                    " the address and Karez starts its own"
+                )
+            if now - told >= 5:
+                told = now
+                log.warning("waiting for %s (%s)", self.address, "; ".join(reasons))
+            await asyncio.sleep(0.05)
+
+    async def _check_server(self) -> None:
+        version = self._version()
+        if tuple(map(int, version.split(".")[:2])) < OLDEST_SERVER:
+            await self._nc.close()
+            raise BusRefused(
+                f"nats-server {version} at {self.address} is too old; Karez needs {'.'.join(map(str, OLDEST_SERVER))} or newer"
+            )
+        try:
+            await self._js.account_info()
+        except (nats.js.errors.Error, nats.errors.Error, TimeoutError) as error:
+            await self._nc.close()
+            raise BusRefused(
+                f"the server at {self.address} has no JetStream for us ({error}); start it with `nats-server -js`,"
+                " or leave out the address and Karez starts its own"
+            ) from error
+
+    def _version(self) -> str:
+        found = self._nc.connected_server_version
+        return f"{found.major}.{found.minor}.{found.patch}"
+
+    async def close(self) -> None:
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        if not self._nc.is_closed:
+            if self._nc.is_connected:
+                with contextlib.suppress(nats.errors.Error, TimeoutError):
+                    await self._nc.flush(5)
+            await self._nc.close()
+        for future, _, _ in self._in_flight.values():
+            if not future.done():
+                future.set_exception(BusUnreachable("the connection was closed"))
+                future.exception()
+        self._in_flight.clear()
+
+    @property
+    def is_connected(self) -> bool:
+        return self._nc.is_connected
+
+    @property
+    def promise(self) -> str:
+        return (
+            f"records are stored by nats-server {self._version()} before they are acknowledged:"
+            " they survive the death of any process; how much a power failure takes is the server's `sync_interval`"
+        )
+
+    async def _on_error(self, error: Exception) -> None:
+        text = str(error) or type(error).__name__
+        if "permissions violation" in text.lower():
+            self._violation = text
+            log.error("the bus refuses: %s", text)
+        elif self._nc.is_connected:
+            log.debug("nats: %s", text)
+
+    async def _on_disconnect(self) -> None:
+        if not self._nc.is_closed:
+            self.on_change(False, f"lost the connection to {self.address}")
+
+    async def _on_reconnect(self) -> None:
+        self.on_change(True, f"connected to {self.address} again")
+        for pull in self._pulls:
+            await pull.start_over()
+
+    # -- publishing
+
+    async def begin(self, subject: str, body: bytes, id: str, headers: dict[str, str] | None = None) -> asyncio.Future[bool]:
+        while len(self._in_flight) >= _IN_FLIGHT_MESSAGES or self._bytes_in_flight > _IN_FLIGHT_BYTES:
+            self._room.clear()
+            await self._room.wait()
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        key = f"{self._inbox}.{next(self._numbers)}"
+        self._in_flight[key] = (future, time.monotonic() + _PUBLISH_TIMEOUT, len(body))
+        self._bytes_in_flight += len(body)
+        try:
+            await self._nc.publish(subject, body, key, {"Nats-Msg-Id": id, **headers} if headers else {"Nats-Msg-Id": id})
+        except nats.errors.MaxPayloadError:
+            self._finish(key, BusRefused(f"a message of {len(body)} bytes is larger than the server allows"))
+        except (nats.errors.Error, OSError) as error:
+            self._finish(key, BusUnreachable(f"{self.address}: {error}"))
+        return future
+
+    async def _on_stored(self, message: Msg) -> None:
+        key = message.subject
+        if message.headers and message.headers.get("Status") == "503":
+            self._finish(key, BusRefused("no stream takes this subject; was it deleted?"))
+            return
+        try:
+            ack = _decode_ack(message.data)
+        except msgspec.MsgspecError as error:
+            self._finish(key, BusUnreachable(f"an answer of the server cannot be read: {error}"))
+            return
+        if ack.error is None:
+            self._finish(key, ack.duplicate)
+        elif ack.error.get("err_code") in _FULL:
+            self._finish(key, BusFull(str(ack.error.get("description"))))
+        else:
+            self._finish(key, BusUnreachable(f"the server did not store a message: {ack.error.get('description')}"))
+
+    def _finish(self, key: str, outcome: bool | Exception) -> None:
+        entry = self._in_flight.pop(key, None)
+        if entry is None:
+            return
+        future, _, size = entry
+        self._bytes_in_flight -= size
+        self._room.set()
+        if future.done():
+            return
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+
+    async def _sweep(self) -> None:
+        """Ends publishes that nobody answered, and pulls that fell silent: one timer for all instead of one each."""
+        while True:
+            await asyncio.sleep(0.25)
+            now = time.monotonic()
+            for key in [key for key, (_, until, _) in self._in_flight.items() if until <= now]:
+                reason = self._violation or f"{self.address} did not confirm a message within {_PUBLISH_TIMEOUT:g} s"
+                self._finish(key, BusRefused(reason) if self._violation else BusUnreachable(reason))
+            for pull in list(self._pulls):
+                if self._nc.is_connected and pull.is_silent(now):
+                    await pull.start_over()
+
+    # -- streams and durables
+
+    async def declare(self, streams: Sequence[Stream], durables: Sequence[Durable]) -> None:
+        self._durables = (streams, durables)
+        try:
+            await asyncio.gather(*(self._declare_stream(stream) for stream in streams))
+            await asyncio.gather(*(self._declare_durable(durable) for durable in durables))
+        except (nats.js.errors.Error, nats.errors.Error, TimeoutError) as error:
+            raise BusRefused(f"streams cannot be set up at {self.address}: {self._violation or error}") from error
+
+    async def _declare_stream(self, stream: Stream) -> None:
+        config = StreamConfig(
+            name=stream.name,
+            subjects=list(stream.subjects),
+            retention=RetentionPolicy(stream.retention.value),
+            discard=DiscardPolicy.OLD if stream.retention is Retention.LOG else DiscardPolicy.NEW,
+            discard_new_per_subject=stream.max_per_subject > 0,
+            max_msgs_per_subject=stream.max_per_subject,
+            max_bytes=stream.max_bytes,
+            max_age=stream.max_age,
+            duplicate_window=stream.duplicate_window,
+            storage=StorageType.FILE,
+            allow_direct=True,
+        )
+        try:
+            await self._js.add_stream(config)
+        except nats.js.errors.BadRequestError as error:
+            if error.err_code != 10058:  # it exists with other values
+                raise
+            await self._js.update_stream(config)
+
+    async def _declare_durable(self, durable: Durable) -> None:
+        await self._js.add_consumer(
+            durable.stream,
+            ConsumerConfig(
+                durable_name=durable.name,
+                deliver_policy=DeliverPolicy.ALL,
+                ack_policy=AckPolicy.EXPLICIT,
+                ack_wait=durable.ack_wait,
+                max_deliver=-1,
+                max_ack_pending=durable.max_unacked,
+                max_waiting=128,
+                filter_subject=durable.subject,
+            ),
+        )
+
+    async def subscribe(self, durable: Durable, window: int) -> Subscription:
+        pull = _Pull(self, self._nc, durable, window)
+        await pull.open()
+        self._pulls.add(pull)
+        return pull
+
+    async def backlog(self, durable: Durable) -> Backlog:
+        info = await self._js.consumer_info(durable.stream, durable.name)
+        return Backlog(info.num_pending or 0, info.num_ack_pending or 0)
+
+    async def stream_state(self, name: str) -> StreamState | None:
+        try:
+            state = (await self._js.stream_info(name)).state
+        except nats.js.errors.NotFoundError:
+            return None
+        return StreamState(state.messages, state.bytes, state.first_seq, state.last_seq)
+
+    async def read(self, stream: str, first_seq: int = 1) -> AsyncIterator[Message]:
+        state = await self.stream_state(stream)
+        if state is None or not state.messages:
+            return
+        seq = max(first_seq, state.first_seq)
+        while seq <= state.last_seq:
+            try:
+                raw = await self._js.get_msg(stream, seq=seq, subject=">", next=True)
+            except nats.js.errors.NotFoundError:
+                return
+            found = raw.seq or seq
+            if found > state.last_seq:
+                return
+            yield Message(raw.subject or "", raw.data or b"", dict(raw.headers or {}), None, found, 0, 0)
+            seq = found + 1
+
+    async def delete(self, stream: str, seq: int) -> None:
+        with contextlib.suppress(nats.js.errors.NotFoundError):
+            await self._js.delete_msg(stream, seq)
+
+    # -- without storing
+
+    async def announce(self, subject: str, body: bytes, reply: str = "") -> None:
+        with contextlib.suppress(nats.errors.Error):
+            await self._nc.publish(subject, body, reply)
+
+    async def listen(self, subject: str) -> AsyncIterator[tuple[str, bytes, dict[str, str], str]]:
+        subscription = await self._nc.subscribe(subject)
+        await self._nc.flush()
+        try:
+            async for message in subscription.messages:
+                yield message.subject, message.data, message.headers or {}, message.reply
+        finally:
+            with contextlib.suppress(nats.errors.Error):
+                await subscription.unsubscribe()
+
+    async def ask(self, subject: str, body: bytes, wait: float, enough: int | None = None) -> list[bytes]:
+        inbox = self._nc.new_inbox()
+        answers: list[bytes] = []
+        subscription = await self._nc.subscribe(inbox)
+        await self._nc.publish(subject, body, inbox)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait):
+                while enough is None or len(answers) < enough:
+                    message = await subscription.next_msg(timeout=None)
+                    if message.headers and message.headers.get("Status") == "503":
+                        break  # nobody listens
+                    answers.append(message.data)
+        await subscription.unsubscribe()
+        return answers
+
+    # -- small values
+
+    async def declare_bucket(self, bucket: str, ttl: float | None = None) -> None:
+        config = KeyValueConfig(bucket=bucket, ttl=ttl, history=1, storage=StorageType.FILE, max_bytes=64 * 1024 * 1024)
+        self._buckets[bucket] = await self._js.create_key_value(config)
+
+    async def get(self, bucket: str, key: str) -> Value | None:
+        try:
+            entry = await self._buckets[bucket].get(key)
+        except nats.js.errors.KeyNotFoundError:
+            return None
+        except (nats.errors.Error, TimeoutError) as error:
+            raise BusUnreachable(f"{self.address}: {error or 'no answer'}") from error
+        return Value(entry.value or b"", entry.revision or 0)
+
+    async def put(self, bucket: str, key: str, data: bytes, revision: int | None = None) -> int | None:
+        store = self._buckets[bucket]
+        try:
+            if revision is None:
+                return await store.put(key, data)
+            if revision == 0:
+                return await store.create(key, data)
+            return await store.update(key, data, last=revision)
+        except nats.js.errors.KeyWrongLastSequenceError:
+            return None
+        except nats.js.errors.BadRequestError as error:
+            if error.err_code == 10071:
+                return None
+            raise
+        except (nats.errors.Error, TimeoutError) as error:
+            raise BusUnreachable(f"{self.address}: {error or 'no answer'}") from error
+
+    async def forget(self, bucket: str, key: str) -> None:
+        with contextlib.suppress(nats.errors.Error, TimeoutError):
+            await self._buckets[bucket].delete(key)
+
+
+class _Pull(Subscription):
+    """One pull request that is renewed before it runs dry; so a message waits for no round trip."""
+
+    def __init__(self, bus: NatsBus, nc: Client, durable: Durable, window: int) -> None:
+        self._bus, self._nc, self._durable, self._window = bus, nc, durable, window
+        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{durable.stream}.{durable.name}"
+        self._messages: deque[Message] = deque()
+        self._wake = asyncio.Event()
+        self._asked = 0
+        self._heard = time.monotonic()
+        self._is_closed = False
+        self._inbox = nc.new_inbox()
+        self._subscription: Any = None
+
+    async def open(self) -> None:
+        self._subscription = await self._nc.subscribe(self._inbox, cb=self._on_message, pending_msgs_limit=-1, pending_bytes_limit=-1)
+        await self._pull()
+
+    async def _pull(self) -> None:
+        wanted = self._window - self._asked - len(self._messages)
+        if self._is_closed or wanted <= 0 or not self._nc.is_connected:
+            return
+        self._asked += wanted
+        request = {"batch": wanted, "expires": int(_PULL_EXPIRES * _DURATION), "idle_heartbeat": int(_HEARTBEAT * _DURATION)}
+        with contextlib.suppress(nats.errors.Error, OSError):  # is_silent finds out and asks again
+            await self._nc.publish(self._subject, msgspec.json.encode(request), self._inbox)
+
+    async def start_over(self) -> None:
+        """Ask anew: the server forgot the request, or its answer was lost."""
+        self._asked = 0
+        self._heard = time.monotonic()
+        await self._pull()
+
+    def is_silent(self, now: float) -> bool:
+        """Whether an open request got neither message nor heartbeat for too long."""
+        return not self._is_closed and len(self._messages) < self._window and now - self._heard > 4 * _HEARTBEAT
+
+    async def _on_message(self, raw: Msg) -> None:
+        self._heard = time.monotonic()
+        headers = raw.headers
+        if headers is not None and not raw.reply.startswith("$JS.ACK") and "Status" in headers:
+            await self._on_status(headers)
+            return
+        self._asked = max(0, self._asked - 1)
+        # $JS.ACK.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<time>.<pending>; v2 has domain and account first
+        tokens = raw.reply.split(".")
+        first = 4 if len(tokens) < 11 else 6
+        seq, deliveries, pending = int(tokens[first + 1]), int(tokens[first]), int(tokens[first + 4])
+        message = Message(raw.subject, raw.data, headers, raw.reply, seq, deliveries, pending)
+        self._messages.append(message)
+        self._wake.set()
+
+    async def _on_status(self, headers: dict[str, str]) -> None:
+        status = headers["Status"]
+        if status == "100":
+            return
+        if status == "409" and "Consumer Deleted" in headers.get("Description", ""):
+            log.error("the durable %s was deleted from stream %s; it is made again", self._durable.name, self._durable.stream)
+            with contextlib.suppress(BusRefused):
+                await self._bus.declare(*self._bus._durables)
+            self._asked = 0
+        else:
+            self._asked = max(0, self._asked - int(headers.get("Nats-Pending-Messages", self._asked) or 0))
+        await self._pull()
+
+    async def next(self, timeout: float | None = None) -> list[Message]:
+        if not self._messages and not self._is_closed:
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._wake.wait()
+            except TimeoutError:
+                return []
+        messages = list(self._messages)
+        self._messages.clear()
+        if self._asked <= self._window // 2:
+            await self._pull()
+        return messages
+
+    async def ack(self, messages: Sequence[Message]) -> None:
+        await self._answer(messages, b"+ACK")
+
+    async def nak(self, messages: Sequence[Message], delay: float = 0.0) -> None:
+        await self._answer(messages, b'-NAK {"delay": %d}' % int(delay * _DURATION) if delay else b"-NAK")
+
+    async def in_progress(self, messages: Sequence[Message]) -> None:
+        await self._answer(messages, b"+WPI")
+
+    async def _answer(self, messages: Sequence[Message], answer: bytes) -> None:
+        for message in messages:
+            with contextlib.suppress(nats.errors.Error, OSError):  # unanswered messages come again, that is what ack_wait is for
+                await self._nc.publish(message.token, answer)
+
+    async def close(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._bus._pulls.discard(self)
+        with contextlib.suppress(nats.errors.Error, OSError):
+            await self._subscription.unsubscribe()
+            if self._nc.is_connected:
+                await self._nc.flush(2)
+        await self.nak(list(self._messages))
+        self._messages.clear()
+        self._wake.set()

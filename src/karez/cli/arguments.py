@@ -1,0 +1,79 @@
+"""The options that several commands have, and the completion of shells."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+
+class Shell(StrEnum):
+    """Shells whose completion is known."""
+
+    BASH = "bash"
+    ZSH = "zsh"
+    FISH = "fish"
+    POWERSHELL = "powershell"
+    PWSH = "pwsh"
+
+
+def _install_completion(context: typer.Context, parameter: typer.CallbackParam, shell: str | None) -> None:
+    from typer.completion import install_callback
+
+    install_callback(context, parameter, str(shell) if shell else None)
+
+
+def _show_completion(context: typer.Context, parameter: typer.CallbackParam, shell: str | None) -> None:
+    from typer.completion import show_callback
+
+    show_callback(context, parameter, str(shell) if shell else None)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"karez {version('karez')}")
+        raise typer.Exit
+
+
+ConfigOption = Annotated[list[str] | None, Option("--config", "-c", metavar="PATH", help="Configuration file or folder; may be repeated.")]
+PluginsOption = Annotated[list[str], Option("--plugin-directory", "-p", metavar="PATH", help="Folder with plugins; may be repeated.")]
+NatsOption = Annotated[str, Option("--nats-addr", "-a", metavar="TEXT", help="The bus.")]
+LevelOption = Annotated[str, Option("--logging-level", "-l", metavar="TEXT", help="Logging level.")]
+DispatcherFlag = Annotated[bool, Option("--dispatcher", "-d", help="Launch the dispatchers; without -d, -n, -v, -g all are launched.")]
+ConnectorFlag = Annotated[bool, Option("--connector", "-n", help="Launch the connectors.")]
+ConverterFlag = Annotated[bool, Option("--converter", "-v", help="Launch the converters.")]
+AggregatorFlag = Annotated[bool, Option("--aggregator", "-g", help="Launch the aggregators.")]
+StrictOption = Annotated[bool, Option("--strict", help="Treat warnings as errors.")]
+JsonOption = Annotated[bool, Option("--json", help="Print JSON, one object a line.")]
+NameOption = Annotated[list[str] | None, Option("--dispatcher", "-d", metavar="NAMES", help="Dispatchers, all unless named.")]
+InputOption = Annotated[str | None, Option("--input", "-i", metavar="FILE", help="JSON or NDJSON file with what to work on.")]
+SeqArgument = Annotated[list[int] | None, Argument(help="Numbers, as `karez dlq list` shows them.")]
+RoleOption = Annotated[str | None, Option("--role", metavar="NAME", help="Only those of the role of this name.")]
+AllOption = Annotated[bool, Option("--all", help="All of them, or all of the role.")]
+InstallOption = Annotated[
+    Shell | None,
+    Option(
+        "--install-completion",
+        callback=_install_completion,
+        expose_value=False,
+        is_eager=True,
+        metavar=f"[{'|'.join(Shell)}]",
+        help="Install completion for the specified shell.",
+    ),
+]
+ShowOption = Annotated[
+    Shell | None,
+    Option(
+        "--show-completion",
+        callback=_show_completion,
+        expose_value=False,
+        is_eager=True,
+        metavar=f"[{'|'.join(Shell)}]",
+        help="Show completion for the specified shell, to copy it or customize the installation.",
+    ),
+]
+VersionOption = Annotated[
+    bool, Option("--version", callback=_version, expose_value=False, is_eager=True, help="Show the version and exit.")
+]

@@ -1,0 +1,335 @@
+"""What runs a role: opens it, gives it work, retries, counts, and stops it without losing any.
+
+One module a kind beside this one. Here is what they share: a role's connection, its counters, and how what it makes is stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import re
+import time
+from abc import ABC, abstractmethod
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from karez import step
+from karez.bus import Bus
+from karez.bus.topology import category_subject, converter_subject, data_stream, dead_subject, streams, task_subject
+from karez.errors import BusError, NotConnected
+from karez.pipeline import Node
+from karez.records import CONTENT_TYPE, DEADLINE, TEXT, Record, Task, derived_id, encode_lines, encode_task
+from karez.roles import RESERVED_CATEGORIES
+from karez.state import Ledger, store
+from karez.step import DeadLetters, Emission, Result
+
+log = logging.getLogger("karez")
+
+IDS = "Karez-Ids"
+ONLY = "Karez-Only"
+_RESERVE = 8 * 1024  # of a message's size, for its headers
+_ERROR_LENGTH = 1024
+_OPEN_TIMEOUT = 60.0
+_CATEGORY = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
+
+
+@dataclass
+class Counts:
+    """What a worker did since it started. `emitted` are records stored on the bus by category, before any aggregator."""
+
+    tasks: int = 0
+    records: int = 0
+    emitted: Counter[str] = field(default_factory=Counter)
+    stored: int = 0
+    stored_backlog: int = 0
+    dropped: int = 0
+    dead: int = 0
+    dead_backlog: int = 0
+    failed: int = 0
+    skipped: int = 0
+    errors: int = 0
+    last_error: str = ""
+    last_error_at: float = 0.0
+    last_record_at: float = 0.0
+    lag: int = 0
+
+
+class Shared:
+    """What the workers of a process share: the bus, the ledger, and which categories have a stream."""
+
+    def __init__(self, bus: Bus, ledger: Ledger) -> None:
+        self.bus = bus
+        self.ledger = ledger
+        self.categories: set[str] = set()
+
+    async def ensure(self, category: str) -> bool:
+        """Make a stream for a category that no option told of; false if it cannot be one."""
+        if category in RESERVED_CATEGORIES or not _CATEGORY.match(category):
+            return False
+        await self.bus.declare([stream for stream in streams([category]) if stream.name == data_stream(category)], [])
+        self.categories.add(category)
+        log.warning("no aggregator here takes the category `%s`: its records pass the bus and are kept by nobody", category)
+        return True
+
+
+class Worker(ABC):
+    """Runs one role in this process, from `start` to `stop`."""
+
+    def __init__(self, node: Node, shared: Shared) -> None:
+        self.node = node
+        self.shared = shared
+        self.bus = shared.bus
+        self.ledger = shared.ledger
+        self.counts = Counts()
+        self.stopping = asyncio.Event()
+        self.is_open = False
+        self.log = logging.getLogger(f"karez.{node.kind}.{node.name}")
+        self._gate = asyncio.Lock()
+        self._failures = 0
+        self._retry_at = 0.0
+        self._task: asyncio.Task[None] | None = None
+        self._history: deque[tuple[float, int]] = deque(maxlen=11)
+
+    # -- life
+
+    @property
+    def task(self) -> asyncio.Task[None]:
+        """The loop; when it ends before `stop`, that is a bug of the runtime."""
+        assert self._task is not None
+        return self._task
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._task = asyncio.create_task(self.run(), name=f"{self.node.kind}.{self.node.name}")
+
+    async def stop(self, deadline: float) -> None:
+        """Finish what is in hand within `deadline` seconds, then close the role; a role that hangs is abandoned and named."""
+        self.stopping.set()
+        if self._task is not None:
+            _, pending = await asyncio.wait([self._task], timeout=deadline * 0.75)
+            if pending:
+                self.log.warning("did not finish within %.0f s; what it had in hand stays on the bus", deadline * 0.75)
+                self._task.cancel()
+                await asyncio.wait([self._task], timeout=deadline * 0.25)
+        await self._close(deadline * 0.25)
+
+    @abstractmethod
+    async def run(self) -> None:
+        """Work until `stopping` is set, then finish what is in hand."""
+
+    async def pause(self, seconds: float) -> bool:
+        """Wait, or until the stop; true if it is time to stop."""
+        if seconds > 0:
+            try:
+                async with asyncio.timeout(seconds):
+                    await self.stopping.wait()
+            except TimeoutError:
+                pass
+        return self.stopping.is_set()
+
+    # -- the role's connection
+
+    async def ensure_open(self, until: float = float("inf")) -> None:
+        """Open the role, backing off while the far side is away; raises `NotConnected` at the monotonic time `until`, or at the stop."""
+        role: Any = self.node.role
+        while not self.is_open or time.monotonic() < self._retry_at:
+            wait = self._retry_at - time.monotonic()
+            if wait > 0:
+                if time.monotonic() + wait > until or await self.pause(wait):
+                    raise NotConnected(self.counts.last_error or "the far side is away")
+                continue
+            async with self._gate:
+                if self.is_open:
+                    continue
+                try:
+                    async with asyncio.timeout(_OPEN_TIMEOUT):
+                        await step.call(role, role.open)
+                    self.is_open = True
+                except Exception as error:
+                    self.back_off(error)
+
+    async def lost(self, error: NotConnected) -> None:
+        """The far side is away: close, and let nobody try again before the back-off is over."""
+        async with self._gate:
+            if self.is_open:
+                self.is_open = False
+                self.back_off(error)
+                await self._close(5)
+
+    def back_off(self, error: Exception) -> None:
+        """Note an error of the connection: 0.25 s, doubling to 30 s, or what the far side asked for."""
+        delay = min(30.0, 0.25 * 2**self._failures) * random.uniform(0.8, 1.2)
+        self._failures = min(self._failures + 1, 10)
+        self._retry_at = time.monotonic() + max(delay, getattr(error, "retry_after", None) or 0.0)
+        if self._failures == 1:
+            self.log.warning("%s; trying again", error)
+        self.note(error)
+
+    def works(self) -> None:
+        """Note that the far side answered."""
+        if self._failures:
+            self._failures = 0
+            self._retry_at = 0.0
+            self.log.warning("works again")
+
+    async def _close(self, deadline: float) -> None:
+        role: Any = self.node.role
+        try:
+            async with asyncio.timeout(max(deadline, 0.1)):
+                await step.call(role, role.close)
+        except Exception as error:
+            self.log.warning("did not close: %s: %s", type(error).__name__, error)
+        self.is_open = False
+
+    def note(self, error: Exception | str) -> None:
+        """Count an error and keep its text for `karez status`."""
+        self.counts.errors += 1
+        self.counts.last_error = f"{type(error).__name__}: {error}" if isinstance(error, Exception) else error
+        self.counts.last_error_at = time.time()
+
+    # -- storing what was made
+
+    async def keep(self, result: Result, origin: str, deadline: str = "") -> None:
+        """Store everything that a task or a message became; returns when all of it is safe.
+
+        Ids are derived from the id of what it came from, so that doing it again adds nothing.
+        """
+        counts = self.counts
+        counts.dropped += result.dropped
+        messages = []
+        for emission in result.emissions:
+            known = emission.kind != "category" or emission.name in self.shared.categories
+            if known or await self.shared.ensure(emission.name):
+                messages += self._messages(emission, origin, deadline, result)
+            else:
+                reason = f"`{emission.name}` cannot be a category"
+                result.dead.append(DeadLetters(self.node.kind, emission.source, "category", reason, emission.records))
+        for index, dead in enumerate(result.dead):
+            await self.dead_letter(dead, f"{origin}:{index}")
+        under_way = [await self.bus.begin(subject, body, id, headers) for subject, body, id, headers, _, _ in messages]
+        for (subject, body, id, headers, category, count), future in zip(messages, under_way, strict=True):
+            try:
+                duplicate = await future
+            except BusError as error:
+                self.note(error)
+                await store(self.bus, subject, body, id, headers)
+                duplicate = False
+            if category and not duplicate:
+                counts.emitted[category] += count
+
+    def _messages(
+        self, emission: Emission, origin: str, deadline: str, result: Result
+    ) -> list[tuple[str, bytes, str, dict[str, str] | None, str, int]]:
+        records, way = emission.records, f"{emission.branch}:{emission.name}"
+        if emission.kind == "connector":
+            size = self.node.config.batch_size
+            headers = {DEADLINE: deadline} if deadline else None
+            return [
+                (task_subject(emission.name), encode_task(Task(list(records[at : at + size]))), f"{origin}/{way}.{at}", headers, "", size)
+                for at in range(0, len(records), size)
+            ]
+        category = emission.name if emission.kind == "category" else ""
+        subject = category_subject(category, emission.source) if category else converter_subject(emission.name)
+        messages = []
+        for part, of, (body, is_text) in self._parts(records):
+            if len(body) > self.bus.max_payload - _RESERVE:
+                reason = f"a record of {len(body)} bytes is larger than the bus takes ({self.bus.max_payload})"
+                result.dead.append(DeadLetters(self.node.kind, emission.source, "too_large", reason, [records[part]]))
+                continue
+            way_of_part = f"{way}:{part}/{of}@{len(records)}" if of > 1 else way
+            count = len(records) if of == 1 else body.count(b"\n") + 1
+            headers = {CONTENT_TYPE: TEXT} if is_text else None
+            messages.append((subject, body, derived_id(origin, way_of_part), headers, category, count))
+        return messages
+
+    def _parts(self, records: list[Record]) -> list[tuple[int, int, tuple[bytes, bool]]]:
+        """The bodies of a batch: one, or, above the payload limit, as many as it takes, halving by count.
+
+        By count, because a repetition may bring other values: parts of the same number must hold the same entities.
+        """
+        limit = self.bus.max_payload - _RESERVE
+        of = 1
+        while True:
+            size = -(-len(records) // of)
+            bodies = [encode_lines(records[at : at + size]) for at in range(0, len(records), size)]
+            if all(len(body) <= limit for body, _ in bodies) or size == 1:
+                return [(part, len(bodies), body) for part, body in enumerate(bodies)]
+            of *= 2
+
+    async def dead_letter(self, dead: DeadLetters, origin: str) -> None:
+        """Put records to the dead letters, with all that is needed to understand, repair and replay them."""
+        self.counts.dead += len(dead.records)
+        if self.counts.dead == len(dead.records):
+            self.log.error("dead letters: %s: %s (karez dlq list)", dead.reason, dead.error[:_ERROR_LENGTH])
+        self.note(f"dead letter: {dead.reason}: {dead.error}")
+        for part, of, (body, is_text) in self._parts(dead.records):
+            headers = {
+                "Karez-Dlq-Reason": dead.reason,
+                "Karez-Dlq-Stage": f"{dead.kind}.{dead.name}",
+                "Karez-Dlq-Error": " ".join(dead.error[:_ERROR_LENGTH].split()),
+                "Karez-Dlq-Origin": origin,
+                "Karez-Dlq-At": f"{time.time():.3f}",
+            }
+            if is_text:
+                headers[CONTENT_TYPE] = TEXT
+            if of == 1 and sum(map(len, dead.ids)) < _RESERVE // 2:
+                headers[IDS] = ",".join(dead.ids)
+            id = derived_id("dlq", origin, dead.kind, dead.name, part, of)
+            if len(body) > self.bus.max_payload - _RESERVE:
+                headers["Karez-Dlq-Truncated"] = str(len(body))
+                body = body[: self.bus.max_payload // 2]
+            await store(self.bus, dead_subject(dead.kind, dead.name), body, id, headers)
+
+    # -- what others may know
+
+    def tick(self, now: float) -> None:
+        """Take a sample of the counters; called once a second."""
+        self._history.append((now, self.progress))
+
+    @property
+    def progress(self) -> int:
+        """The counter whose rate tells how busy this worker is."""
+        return self.counts.records
+
+    @property
+    def rate(self) -> float:
+        """Records a second over the last ten seconds."""
+        if len(self._history) < 2:
+            return 0.0
+        (then, before), (now, after) = self._history[0], self._history[-1]
+        return (after - before) / (now - then) if now > then else 0.0
+
+    def snapshot(self) -> dict[str, Any]:
+        """The state of this worker, for `karez status`."""
+        counts = self.counts
+        return {
+            "kind": self.node.kind,
+            "name": self.node.name,
+            "type": self.node.plugin.type,
+            "state": self.state,
+            "rate": round(self.rate, 1),
+            "tasks": counts.tasks,
+            "records": counts.records,
+            "emitted": dict(counts.emitted),
+            "stored": counts.stored,
+            "stored_backlog": counts.stored_backlog,
+            "dropped": counts.dropped,
+            "dead": counts.dead,
+            "dead_backlog": counts.dead_backlog,
+            "failed": counts.failed,
+            "skipped": counts.skipped,
+            "errors": counts.errors,
+            "last_error": counts.last_error,
+            "last_error_at": counts.last_error_at,
+            "last_record_at": counts.last_record_at,
+            "lag": counts.lag,
+        }
+
+    @property
+    def state(self) -> str:
+        """`working`, `away` (the far side is), or `stopping`."""
+        if self.stopping.is_set():
+            return "stopping"
+        return "away" if self._failures else "working"

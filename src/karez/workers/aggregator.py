@@ -1,0 +1,199 @@
+"""Runs an aggregator: as many records a write as there are, acknowledged when the write returned."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from typing import Any
+
+from karez import step
+from karez.bus import Message, Subscription
+from karez.bus.topology import aggregator_durable
+from karez.errors import NotConnected
+from karez.pipeline import Node
+from karez.records import CONTENT_TYPE, TEXT, Record, Records, decode_lines
+from karez.step import DeadLetters
+from karez.workers import IDS, ONLY, Shared, Worker
+
+_WINDOW = 256
+_TRIES = 3
+_REJECTS_IN_A_ROW = 20
+_REMEMBERED = 20_000
+
+
+class AggregatorWorker(Worker):
+    """`backlog_seq` is the last place in the stream that is not of this run: what lies before it is counted apart."""
+
+    def __init__(self, node: Node, shared: Shared) -> None:
+        super().__init__(node, shared)
+        self.durable = aggregator_durable(node.name, node.config.category)
+        self.backlog_seq = 0
+        self.drain = False
+        self._waiting: deque[Message] = deque()
+        self._subscription: Subscription
+        self._done: deque[int] = deque(maxlen=_REMEMBERED)
+        self._is_done: set[int] = set()
+        self._rejected_in_a_row = 0
+
+    @property
+    def progress(self) -> int:
+        return self.counts.stored + self.counts.stored_backlog
+
+    async def run(self) -> None:
+        self._subscription = await self.bus.subscribe(self.durable, _WINDOW)
+        try:
+            while not await self._is_over():
+                if not self._waiting:
+                    self._waiting.extend(await self._subscription.next(0.05 if self.stopping.is_set() else 0.25))
+                    await self._linger()
+                if self._waiting:
+                    await self._deliver(self._take())
+                else:
+                    self.counts.lag = 0
+        finally:
+            await self._subscription.close()
+            await self._subscription.nak(list(self._waiting))
+
+    async def _is_over(self) -> bool:
+        """After the stop was asked for: when all that lay on the bus by then is stored, if this deployment drains."""
+        if not self.stopping.is_set():
+            return False
+        if not self.drain or self._waiting:
+            return not self._waiting
+        if not self.bus.is_connected:
+            return True
+        backlog = await self.bus.backlog(self.durable)
+        return not backlog.waiting and not backlog.unacked
+
+    async def _linger(self) -> None:
+        linger: float = self.node.config.linger
+        if linger and self._waiting and not self.stopping.is_set():
+            end = time.monotonic() + linger
+            while (wait := end - time.monotonic()) > 0 and len(self._waiting) < _WINDOW and not self.stopping.is_set():
+                self._waiting.extend(await self._subscription.next(min(wait, 0.25)))
+
+    def _take(self) -> tuple[Records, list[tuple[Message, int]]]:
+        """Records of the waiting messages up to `batch_records`, and how many came of which message."""
+        records: list[Record] = []
+        taken: list[tuple[Message, int]] = []
+        most: int = self.node.config.batch_records
+        while self._waiting and (not taken or len(records) < most):
+            message = self._waiting.popleft()
+            self.counts.lag = message.pending + len(self._waiting)
+            if message.seq in self._is_done or message.headers.get(ONLY, self.node.name) != self.node.name:
+                taken.append((message, 0))
+                continue
+            try:
+                found = self._decode(message)
+            except ValueError as error:
+                taken.append((message, -1))
+                self.note(error)
+                continue
+            if IDS in message.headers:  # a replayed dead letter: its records keep the ids that they had
+                if taken:
+                    self._waiting.appendleft(message)
+                    break
+                return Records(found, ids=message.headers[IDS].split(",")), [(message, len(found))]
+            records.extend(found)
+            taken.append((message, len(found)))
+        return Records(records, [(message.id, count) for message, count in taken if count > 0]), taken
+
+    def _decode(self, message: Message) -> list[Record]:
+        is_text = message.headers.get(CONTENT_TYPE) == TEXT
+        if self.node.config.json_:
+            return decode_lines(message.body, is_text)
+        return list(message.body.decode().split("\n"))
+
+    async def _deliver(self, batch: tuple[Records, list[tuple[Message, int]]]) -> None:
+        records, taken = batch
+        messages = [message for message, _ in taken]
+        beat = asyncio.create_task(self._beat(messages))
+        try:
+            for message, count in taken:
+                if count < 0:
+                    text = message.body.decode("utf-8", "replace")
+                    await self.dead_letter(DeadLetters("aggregator", self.node.name, "decode", "no JSON and no text", [text]), message.id)
+            dead = await self._write(records) if records else 0
+        except NotConnected:  # it is time to stop
+            self._waiting.extendleft(reversed(messages))
+            await self._subscription.nak(list(self._waiting))
+            self._waiting.clear()
+            self.drain = False
+            return
+        finally:
+            beat.cancel()
+        await self._subscription.ack(messages)
+        self._count(records, taken, dead)
+
+    def _count(self, records: Records, taken: list[tuple[Message, int]], dead: int) -> None:
+        counts = self.counts
+        old = sum(count for message, count in taken if count > 0 and message.seq <= self.backlog_seq)
+        counts.tasks += 1
+        counts.records += len(records)
+        # which of a mixed batch died is not known by message; a dead letter is taken to be of this run
+        dead_backlog = max(0, dead - (len(records) - old))
+        counts.dead_backlog += dead_backlog
+        counts.stored_backlog += old - dead_backlog
+        counts.stored += len(records) - old - (dead - dead_backlog)
+        if records:
+            counts.last_record_at = time.time()
+        for message, _ in taken:
+            if len(self._done) == _REMEMBERED:
+                self._is_done.discard(self._done[0])
+            self._done.append(message.seq)
+            self._is_done.add(message.seq)
+
+    async def _beat(self, messages: list[Message]) -> None:
+        while True:
+            await asyncio.sleep(self.durable.ack_wait / 3)
+            await self._subscription.in_progress(messages)
+            await self._subscription.in_progress(list(self._waiting))
+
+    # -- one write
+
+    async def _write(self, records: Records) -> int:
+        """Write until all are stored or dead letters; returns how many died. Raises `NotConnected` when it is time to stop."""
+        tries = 0
+        while True:
+            await self.ensure_open()
+            try:
+                dead = await step.write(self.node, records)
+            except NotConnected as error:
+                await self.lost(error)
+                continue
+            except Exception as error:
+                self.note(error)
+                tries += 1
+                if tries == 1:
+                    self.log.warning("write of %d records: %s: %s", len(records), type(error).__name__, error)
+                if tries < _TRIES and not await self.pause(0.05 * tries):
+                    continue
+                if len(records) > 1:
+                    half = len(records) // 2
+                    return await self._write(records.part(0, half)) + await self._write(records.part(half, len(records)))
+                dead = [DeadLetters("aggregator", self.node.name, "error", f"{type(error).__name__}: {error}", list(records), records.ids)]
+            if await self._is_flood(dead, records):
+                continue
+            self.works()
+            return await self._bury(dead)
+
+    async def _is_flood(self, dead: list[DeadLetters], records: Records) -> bool:
+        """Whether everything is rejected for a while now: that is no fault of the records, so they stay on the bus."""
+        died = sum(len(letters.records) for letters in dead)
+        if died < len(records):
+            self._rejected_in_a_row = 0
+            return False
+        if self._rejected_in_a_row + died <= _REJECTS_IN_A_ROW:
+            self._rejected_in_a_row += died
+            return False
+        await self.lost(NotConnected(f"it rejects everything: {dead[0].error}"))
+        return True
+
+    async def _bury(self, dead: list[DeadLetters]) -> int:
+        for letters in dead:
+            await self.dead_letter(letters, ",".join(letters.ids[:3]))
+        return sum(len(letters.records) for letters in dead)
+
+    def snapshot(self) -> dict[str, Any]:
+        return {**super().snapshot(), "category": self.node.config.category}

@@ -1,0 +1,249 @@
+"""Runs a dispatcher: one round a slot, from one process at a time, each task with an id that any process would give it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from karez import step
+from karez.bus import Bus
+from karez.bus.topology import connector_durable, task_subject
+from karez.errors import BusError, BusFull, NotConnected
+from karez.pipeline import Node
+from karez.records import DEADLINE, Entity, Task, encode_task
+from karez.schedule import Schedule, choose, mixed, offsets
+from karez.state import LEASE_TTL, Lease, Outcome, Progress, follow, task_id
+from karez.workers import Shared, Worker
+
+_WINDOW = 256
+_MOST_MISSED = 1000
+_DISCOVERED_FOR = 300.0
+
+
+def now_ms() -> int:
+    """The time, in whole milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def schedule_of(config: Any) -> Schedule:
+    """The schedule that a dispatcher's options describe."""
+    return Schedule.cron(config.cron, config.timezone) if config.cron else Schedule.every(config.interval)
+
+
+class DispatcherWorker(Worker):
+    """`discover` asks the dispatcher's connector for its entities, in this process or another."""
+
+    def __init__(self, node: Node, shared: Shared, digest: str, discover: Callable[[str], Awaitable[Sequence[Entity]]]) -> None:
+        super().__init__(node, shared)
+        target = node.targets[0]
+        assert target is not None
+        self.connector = target.name
+        self._digest = digest
+        self._discover = discover
+        self._schedule = schedule_of(node.config)
+        self._lease = Lease(self.bus, node.name)
+        self._progress = Progress(self.bus, node.name)
+        self._under_way: dict[str, int] = {}
+        self._entities: tuple[float, list[Entity]] | None = None
+
+    @property
+    def state(self) -> str:
+        state = super().state
+        return "standby" if state == "working" and not self._lease.is_held else state
+
+    @property
+    def progress(self) -> int:
+        return self.counts.tasks
+
+    async def run(self) -> None:
+        side = [asyncio.create_task(self._keep_lease(), name="lease"), asyncio.create_task(self._follow(), name="outcomes")]
+        try:
+            await self._rounds()
+        finally:
+            for task in side:
+                task.cancel()
+            await asyncio.gather(*side, return_exceptions=True)
+            await self._lease.release()
+
+    async def _keep_lease(self) -> None:
+        while True:
+            try:
+                held = await self._lease.keep()
+            except BusError as error:
+                self.note(error)
+                held = False
+            # a standby looks more often, so that it takes over soon
+            await asyncio.sleep(LEASE_TTL / 3 if held else 1.0)
+
+    async def _follow(self) -> None:
+        async for outcome in follow(self.bus, self.node.name):
+            self._under_way.pop(outcome.task, None)
+
+    async def _rounds(self) -> None:
+        last: int | None = None
+        while not self.stopping.is_set():
+            if not self._lease.is_held:
+                last = None
+                await self.pause(0.02 if not self.counts.tasks else 0.1)
+                continue
+            try:
+                if last is None:
+                    last = await self._first()
+                last = await self._next(last)
+            except BusError as error:
+                self.note(error)
+                await self.pause(0.5)
+
+    async def _first(self) -> int:
+        """The slot to go on from: the last that anybody dispatched; at the very start, an interval's slot is due at once."""
+        done = await self._progress.load()
+        now = now_ms()
+        if done is None or done > self._schedule.next_after(now):
+            done = now if self.node.config.cron else self._schedule.slot_at(now) - 1
+        return done
+
+    async def _next(self, last: int) -> int:
+        now = now_ms()
+        slots, total = self._schedule.due(last, now, _MOST_MISSED)
+        if not slots:
+            await self.pause((self._schedule.next_after(max(last, now)) - now) / 1000)
+            return last
+        period = self._schedule.period_ms(slots[-1])
+        if total == 1 and now - slots[0] <= max(1000, period // 10):
+            chosen, skipped = slots, list[int]()
+        else:
+            chosen, skipped = choose(slots, self.node.config.missed)
+        if total > len(slots):
+            self._skip(slots[0] - 1, "missed", f"{total - len(slots)} rounds before {slots[0]}")
+        for slot in skipped:
+            self._skip(slot, "missed", "nobody could dispatch")
+        for slot in chosen:
+            await self._round(slot)
+            if self.stopping.is_set():
+                return slot
+        await self._progress.save(slots[-1])
+        return slots[-1]
+
+    async def _round(self, slot: int) -> None:
+        config: Any = self.node.config
+        period = self._schedule.period_ms(slot)
+        if config.overlap == "skip" and await self._is_busy():
+            self._skip(slot, "overrun", f"{len(self._under_way)} tasks of the last round are still under way")
+            return
+        try:
+            entities = await self._load()
+        except Exception as error:
+            if not isinstance(error, NotConnected):
+                self.log.error("has no entities: %s: %s", type(error).__name__, error)
+            self.note(error)
+            self._add(slot, -1, "error", f"entities: {error}")
+            return
+        seed = f"{self.node.name}:{slot}"
+        if config.shuffle or config.mode.endswith("_mixed"):
+            entities = mixed(entities, seed)
+        role: Any = self.node.role
+        batches = role.batches(entities)
+        if not batches:
+            self._add(slot, -1, "ok", "no entities")
+            return
+        await self._dispatch(slot, slot + period, batches, offsets(config.mode, len(batches), period / 1000, seed))
+
+    async def _is_busy(self) -> bool:
+        if self._under_way:
+            # an outcome may have passed unheard while the bus was away: then the queue knows
+            backlog = await self.bus.backlog(connector_durable(self.connector))
+            if not backlog.waiting and not backlog.unacked:
+                self._under_way.clear()
+        return bool(self._under_way)
+
+    async def _load(self) -> list[Entity]:
+        config: Any = self.node.config
+        role: Any = self.node.role
+        kept_for = config.entities_refresh
+        if kept_for is None:
+            kept_for = _DISCOVERED_FOR if role.asks_connector else 0.0
+        if self._entities is not None and time.monotonic() - self._entities[0] < kept_for:
+            return self._entities[1]
+        await self.ensure_open(time.monotonic() + 5)
+        if role.asks_connector:
+            found = list(await self._discover(self.connector))
+            entities = list(role.choose(found)) if hasattr(role, "choose") else found
+        else:
+            entities = list(await step.call(role, role.load_entities))
+        self.works()
+        self._entities = (time.monotonic(), entities)
+        return entities
+
+    async def _dispatch(self, slot: int, deadline: int, batches: list[list[Entity]], at: list[float]) -> None:
+        subject = task_subject(self.connector)
+        headers = {DEADLINE: str(deadline)}
+        under_way: list[tuple[asyncio.Future[bool], int, bytes]] = []
+        for index, batch in enumerate(batches):
+            wait = slot / 1000 + at[index] - time.time() if at[index] else 0.0
+            if wait > 0.001:
+                await self._settle(slot, deadline, subject, under_way)
+                await self.pause(wait)
+            if self.stopping.is_set() or not self._lease.is_held:
+                reason = "stopped" if self.stopping.is_set() else "no_lease"
+                for missing in range(index, len(batches)):
+                    self._add(slot, missing, "skipped", reason)
+                break
+            body = encode_task(Task(batch))
+            id = task_id(self.node.name, self._digest, slot, index)
+            self._under_way[id] = slot
+            under_way.append((await self.bus.begin(subject, body, id, headers), index, body))
+            self.counts.records += len(batch)
+            if len(under_way) >= _WINDOW:
+                await self._settle(slot, deadline, subject, under_way)
+        await self._settle(slot, deadline, subject, under_way)
+
+    async def _settle(self, slot: int, deadline: int, subject: str, under_way: list[tuple[asyncio.Future[bool], int, bytes]]) -> None:
+        """Wait until these tasks are stored; one that the bus cannot take before its deadline is skipped, and that is recorded."""
+        for future, index, body in under_way:
+            delay, attempt = 0.01, future
+            while True:
+                try:
+                    await attempt
+                    self.counts.tasks += 1
+                    break
+                except BusError as error:
+                    self.note(error)
+                    if now_ms() + delay * 1000 > deadline or await self.pause(delay):
+                        reason = "backpressure" if isinstance(error, BusFull) else "broker_down"
+                        self._under_way.pop(task_id(self.node.name, self._digest, slot, index), None)
+                        self._add(slot, index, "skipped", reason)
+                        break
+                    delay = min(delay * 2, 0.5)
+                    id = task_id(self.node.name, self._digest, slot, index)
+                    attempt = await self.bus.begin(subject, body, id, {DEADLINE: str(deadline)})
+        under_way.clear()
+
+    def _skip(self, slot: int, reason: str, detail: str) -> None:
+        if self.counts.skipped == 0 or reason not in self.counts.last_error:
+            self.log.warning("skips a round: %s: %s", reason, detail)
+        self.counts.last_error, self.counts.last_error_at = f"skipped: {reason}: {detail}", time.time()
+        self._add(slot, -1, "skipped", reason)
+
+    def _add(self, slot: int, batch: int, state: str, reason: str) -> None:
+        if state == "skipped":
+            self.counts.skipped += 1
+        task = task_id(self.node.name, self._digest, slot, batch) if batch >= 0 else ""
+        self.ledger.add(Outcome(self.node.name, slot, batch, state, self.connector, reason, task=task, at=time.time()))
+
+
+async def ask_for_entities(bus: Bus, connector: str) -> list[Entity]:
+    """Ask a connector that lives in another process what it can read; raises `NotConnected`."""
+    from karez.workers.connector import discover_subject
+
+    with contextlib.suppress(msgspec.MsgspecError):
+        for answer in await bus.ask(discover_subject(connector), b"", 60.0, enough=1):
+            found = msgspec.json.decode(answer)
+            if isinstance(found, list):
+                return found
+            raise NotConnected(f"connector {connector}: {found}")
+    raise NotConnected(f"no process runs connector {connector}, so nobody can say what it reads")
