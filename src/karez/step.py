@@ -26,6 +26,7 @@ from karez.pipeline import Node
 from karez.records import DEFAULT_CATEGORY, META, Failed, Record, Records, Task, as_json, category_of, derived_id, from_json
 from karez.roles import Converter, Invalid, Role
 
+_LONGEST_SHOWN = 4096
 _PLAIN = frozenset({dict, str})
 
 
@@ -121,7 +122,7 @@ def _gathered(generator: Iterable[Any]) -> list[Any]:
 
 
 async def chunks(value: Any) -> AsyncIterator[Sequence[Any]]:
-    """What a fetch returned, a list at a time: a list, a generator or an async iterator of records or lists."""
+    """What a fetch returned, a list at a time: a record, a list or an async iterator of records or lists."""
     if isinstance(value, AsyncIterator):
         async for item in value:
             yield item if isinstance(item, list | tuple) else [item]
@@ -131,9 +132,6 @@ async def chunks(value: Any) -> AsyncIterator[Sequence[Any]]:
         yield [value]
     elif isinstance(value, list | tuple):
         yield value
-    elif inspect.isgenerator(value):
-        for item in value:
-            yield item if isinstance(item, list | tuple) else [item]
     else:
         raise TypeError(f"a fetch gives records, a list or an async iterator of them, not {type(value).__name__}")
 
@@ -151,7 +149,14 @@ def take(node: Node, chunk: Sequence[Any], records: list[Record], result: Result
         elif isinstance(item, Failed):
             result.failed.append(item)
         else:
-            _dead(result, node, "wrong_type", f"a record is a dict or a str, not {type(item).__name__}", [repr(item)[:4096]])
+            _dead(result, node, "wrong_type", f"a record is a dict or a str, not {type(item).__name__}", [_shown(item)])
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)[:_LONGEST_SHOWN].encode(errors="backslashreplace").decode()
+    except Exception as error:
+        return f"a {type(value).__name__} that cannot be shown: {error}"
 
 
 def _plain(record: Record) -> Record:
@@ -164,9 +169,10 @@ def check_values(node: Node, records: list[Record], result: Result) -> list[Reco
 
     JSON has no NaN and msgspec writes null for it, so a batch whose JSON holds no null needs no second look.
     """
-    if set(map(type, records)) == {str}:
-        return records
     try:
+        if set(map(type, records)) == {str}:
+            "".join(records).encode()  # type: ignore[arg-type]
+            return records
         if b"null" not in as_json(records):
             return records
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
@@ -177,7 +183,7 @@ def check_values(node: Node, records: list[Record], result: Result) -> list[Reco
             as_json(record)
             odd = _not_finite(record)
         except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
-            _dead(result, node, "not_json", str(error), [repr(record)[:4096]])
+            _dead(result, node, "not_json", str(error), [_shown(record)])
             continue
         policy = getattr(node.config, "invalid", Invalid.QUALITY_BAD)
         if not odd:

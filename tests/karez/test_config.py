@@ -120,7 +120,8 @@ def test_all_problems_of_all_files_come_at_once():
     assert str(caught.value).splitlines() == [
         "a.yaml:1:1: error: unknown key `conectors`; did you mean `connectors`?",
         "a.yaml:2:1: error: unknown key `connector`; did you mean `connectors`?",
-        "a.yaml:3:1: error: unknown key `12`; there are dispatchers, connectors, converters, aggregators; begin a key of your own with `x-`",
+        "a.yaml:3:1: error: unknown key `12`; there are dispatchers, connectors, converters, aggregators; "
+        "begin a key of your own with `x-`",
         "a.yaml:4:1: error: converters: must be a list of mappings, not a mapping; begin each entry with `- `",
         "a.yaml:5:1: error: aggregators: must be a list of mappings, not a number; each entry is a mapping that begins with `- type: ...`",
         "b.yaml:2:5: error: dispatchers[0]: must be a mapping, not a text; an entry begins with `- type: ...`",
@@ -195,7 +196,8 @@ def test_keys_of_the_users_own_hold_anchors_that_entries_use():
         ("${PORT}", 4840), ("'${PORT}'", "4840"), ('"${PORT}"', "4840"), ("a${PORT}", "a4840"), ("${env:PORT}", 4840), ("$$", "$"),
         ("$${PORT}", "${PORT}"), ("a $5 bill", "a $5 bill"), ("${NOPE:-7}", 7), ("${NOPE:-}", None), ("'${NOPE:-}'", ""),
         ("${EMPTY:-x}", "x"), ("'${EMPTY}'", ""), ("${FLAG}", True), ("${NOPE:-http://a:1/?b=c}", "http://a:1/?b=c"),
-        ("${file:secret}", "s3cret"), ("u:${file:secret}@${PORT}", "u:s3cret@4840"), ("${file:nope:-d}", "d"), ("[1, 'a${PORT}']", [1, "a4840"]),
+        ("${file:secret}", "s3cret"), ("u:${file:secret}@${PORT}", "u:s3cret@4840"), ("${file:nope:-d}", "d"),
+        ("[1, 'a${PORT}']", [1, "a4840"]),
     ],
 )  # fmt: skip
 def test_values_come_from_the_environment_and_from_files(text, value):
@@ -242,9 +244,9 @@ def test_the_environment_changes_nothing_that_does_not_ask_for_it():
 
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_a_bomb_is_an_error_at_once(bomb):
-    start = time.perf_counter()
+    start = time.process_time()
     (found,) = problems(BOMBS[bomb])
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     assert len(found) < 300
 
 
@@ -263,9 +265,9 @@ def test_a_bomb_takes_little_memory():
 def test_a_file_of_1500_lines_loads_fast():
     text = "connectors:\n" + "".join(f"  - type: rest\n    name: c{index}\n    retry: {index}\n" for index in range(500))
     read(text)
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(read(text).entries) == 500
-    assert time.perf_counter() - start < 0.6
+    assert time.process_time() - start < 0.6
 
 
 def test_the_same_as_windows_writes_it():

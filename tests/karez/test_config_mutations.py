@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from karez import documents
 from karez.config import TOP_KEYS, load
 from karez.errors import ConfigError, PluginError, Severity
@@ -15,7 +16,7 @@ from karez.registry import Registry
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-OTHER_TYPES = ("text", 7, -0.5, True, None, [], ["text"], {}, {"key": "value"})
+OTHER_TYPES = ("text", -7, True, None, ["text"], {"key": "value"})
 
 
 def samples() -> list[Path]:
@@ -39,8 +40,8 @@ def mutants(value: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         old = parent.pop(key)
         yield f"{said} dropped", copy
         if isinstance(key, str):
-            for renamed in (f"{key}x", key[1:], key.upper()):
-                yield f"{said} renamed", documents_with(value, path[:-1], {**parent, renamed: old})
+            for renamed in (f"{key}x", key[1:]):
+                yield f"{said} renamed", with_new(value, path[:-1], {**parent, renamed: old})
         for new in OTHER_TYPES:
             if type(new) is not type(old):
                 copy = json.loads(json.dumps(value))
@@ -48,7 +49,7 @@ def mutants(value: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield f"{said} retyped to {new!r}", copy
 
 
-def documents_with(value: dict[str, Any], path: documents.KeyPath, new: Any) -> dict[str, Any]:
+def with_new(value: dict[str, Any], path: documents.KeyPath, new: Any) -> dict[str, Any]:
     if not path:
         return json.loads(json.dumps(new))
     copy = json.loads(json.dumps(value))
@@ -62,6 +63,14 @@ def registry() -> Registry:
     return Registry([HERE / "plugins_for_config", *own])
 
 
+def complaint(file: Path, registry: Registry) -> ConfigError | PluginError | None:
+    try:
+        Pipeline.build(load([file], {}), registry)
+    except (ConfigError, PluginError) as error:
+        return error
+    return None
+
+
 @pytest.mark.parametrize("sample", samples(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_mutant_validates_or_says_where_it_is_wrong(registry, sample, tmp_path, monkeypatch):
     monkeypatch.chdir(sample.parent)
@@ -72,16 +81,14 @@ def test_every_mutant_validates_or_says_where_it_is_wrong(registry, sample, tmp_
         file.write_text(text)
         lines = text.count("\n") + 1
         tried += 1
-        try:
-            Pipeline.build(load([file], {}), registry)
-        except ConfigError as error:
-            wrong += 1
+        error = complaint(file, registry)
+        wrong += error is not None
+        if isinstance(error, ConfigError):
             errors = [problem for problem in error.problems if problem.severity is Severity.ERROR]
             assert errors, said
             assert all(p.place and p.place.file == str(file) and 1 <= p.place.line <= lines for p in errors), f"{said}: {error}"
             assert not re.search(r"value_error|Input should|pydantic", str(error)), f"{said}: {error}"
-        except PluginError as error:
-            wrong += 1
+        elif error is not None:
             assert str(error).startswith(f"{file}:"), f"{said}: {error}"
     assert tried > 20
     assert wrong > tried / 5

@@ -392,10 +392,10 @@ def test_a_converter_that_is_listed_twice_is_a_warning(build):
 
 
 def test_strict_makes_errors_of_warnings_but_not_of_notices(registry, build, monkeypatch):
+    assert build(FEED + TAKE + f"connectors: [{MOCK[:-1]}, converters: ~}}]\n", strict=True).problems
     with pytest.raises(ConfigError) as caught:
         Pipeline.build(load([sample("tutorial_converters.yaml", monkeypatch)], {}), registry, strict=True)
     assert [problem.severity.value for problem in caught.value.problems] == ["notice", "error", "error"]
-    assert build(FEED + TAKE + f"connectors: [{MOCK[:-1]}, converters: ~}}]\n", strict=True).problems
 
 
 # what is shown

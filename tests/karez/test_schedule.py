@@ -196,6 +196,12 @@ def test_what_comes_seldom_is_found():
     assert local(schedule.slot_at(NOW), "Europe/Madrid") == "2024-02-29T00:00:00+01:00"
 
 
+def test_what_is_not_to_be_found_within_fifty_years_is_said():
+    schedule = Schedule.cron("0 0 29 2 */7", ZoneInfo("UTC"))
+    with pytest.raises(ValueError, match="does not come in the next 50 years"):
+        schedule.next_after(ms("9940-01-01T00:00:00+00:00"))
+
+
 def test_the_clock_that_jumps_forward_makes_no_burst():
     schedule = Schedule.every(10)
     last = schedule.slot_at(NOW)

@@ -24,11 +24,11 @@ from karez.roles import (
 CONFIGS = {"dispatcher": DispatcherConfig, "connector": ConnectorConfig, "converter": ConverterConfig, "aggregator": AggregatorConfig}
 
 
-def node(role, targets=(), **options):
+def node(role, targets=(), is_here=True, **options):
     """A node with this role class; targets are nodes or None."""
     options.setdefault("type", "x")
     config = CONFIGS[role.kind](**options)
-    return Node(role.kind, config.name, None, config, role(config), targets=list(targets))
+    return Node(role.kind, config.name, None, config, role(config), targets=list(targets), is_here=is_here)
 
 
 def connector(work, **options):
@@ -211,7 +211,7 @@ async def exits_async(self, *given):
 @pytest.mark.parametrize("may_block", [True, False])
 async def test_a_plugin_neither_hangs_by_stop_iteration_nor_exits(work, may_block):
     role = type("Own", (PullConnector,), {"fetch": work, "may_block": may_block})
-    with pytest.raises(RuntimeError, match="StopIteration|tried to exit"):
+    with pytest.raises(RuntimeError, match=r"StopIteration|tried to exit"):
         async with asyncio.timeout(5):
             await step.fetch(node(role), Task([1]))
 
@@ -302,6 +302,12 @@ async def test_what_is_not_json_is_isolated_and_its_neighbours_go_on(culprit):
         assert len(letter.records[0]) <= 4096
 
 
+async def test_a_text_that_cannot_travel_is_isolated_among_texts():
+    result = await fetched(lambda self, entities: ["a", "\ud800", "b"])
+    assert records(result) == ["a", "b"]
+    assert dead(result) == [("connector", "x", "not_json", ["'\\ud800'"])]
+
+
 async def test_whole_numbers_pass_exactly_through_a_fan_out():
     numbers = [2**63, 2**64 - 1, -(2**63), 2**53 + 1, 10**30]
     result = await run([None, None], [{"n": number} for number in numbers])
@@ -360,7 +366,7 @@ async def test_an_empty_entry_sends_records_to_the_aggregators_as_well():
 
 
 async def test_a_converter_elsewhere_and_a_connector_are_reached_over_the_bus():
-    elsewhere = converter(lambda self, record: 1 / 0, name="elsewhere", remote=True)
+    elsewhere = converter(lambda self, record: 1 / 0, name="elsewhere", remote=True, is_here=False)
     readings = connector(lambda self, entities: [], name="readings")
     result = await run([elsewhere, readings], [{"n": 1}])
     assert emitted(result) == [("converter", "elsewhere", "source", [{"n": 1}]), ("connector", "readings", "source", [{"n": 1}])]
@@ -423,7 +429,7 @@ async def test_no_two_batches_of_one_task_have_the_same_way():
     def unify(self, record):
         return {**record, "_karez": {"category": "graph"}}
 
-    elsewhere = converter(lambda self, record: record, name="elsewhere", remote=True)
+    elsewhere = converter(lambda self, record: record, name="elsewhere", remote=True, is_here=False)
     last = converter(unify, name="unify", targets=[None, elsewhere])
     batch = [{"n": index, "_karez": {"category": category}} for index, category in enumerate(["telemetry", "alarm", "event"])]
     result = await run([converter(lambda self, record: record, name="pass", targets=[last]), elsewhere], batch)
@@ -513,6 +519,15 @@ async def test_when_convert_many_fails_convert_finds_the_culprit_and_nothing_is_
     assert dead(result) == [("converter", "double", "error", [{"n": 3}])]
 
 
+@pytest.mark.parametrize("keeps_input", [True, False])
+async def test_what_convert_many_changes_in_place_is_a_copy_unless_it_says_that_it_keeps_its_input(keeps_input):
+    batch = [{"n": 1}]
+    role = converter(convert_many=double_many, name="double")
+    type(role.role).keeps_input = keeps_input
+    assert records(await run(role, batch)) == [{"n": 2}]
+    assert batch == [{"n": 2 if keeps_input else 1}]
+
+
 async def test_when_only_convert_many_is_there_halving_finds_the_culprits():
     only_many = converter(convert_many=double_many, name="double")
     result = await run(only_many, [{"n": n} for n in (3, 1, 2, 3, 4, 5, 3)])
@@ -524,14 +539,9 @@ async def test_when_only_convert_many_is_there_halving_finds_the_culprits():
 async def test_what_convert_many_rejects_is_put_aside_and_nothing_is_lost(named):
     def reject(self, batch):
         bad = [record for record in batch if record["n"] < 0]
+        copies = [dict(record) for record in bad]
+        choice = {"as given": bad, "copies": copies, "strangers": [{"n": 99}], "all": list(batch), "none": None}
         if bad:
-            choice = {
-                "as given": bad,
-                "copies": [dict(record) for record in bad],
-                "strangers": [{"n": 99}],
-                "all": list(batch),
-                "none": None,
-            }
             raise Rejected("negative", choice[named])
         return batch
 

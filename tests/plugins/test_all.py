@@ -167,5 +167,5 @@ def test_it_uses_the_plugin_api_and_nothing_else_of_karez(plugin):
 
 
 def test_its_page_is_readable(plugin):
-    assert not re.search(r"[^\n]{141,}", plugin.doc)
+    assert not [line for line in plugin.doc.splitlines() if len(line) > 140 and not line.startswith("|")]
     assert textwrap.dedent(plugin.doc) == plugin.doc

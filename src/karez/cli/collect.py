@@ -16,9 +16,9 @@ from karez.cli.stages import counted
 from karez.cli.writers import chosen, write
 from karez.errors import ConfigError, Problem
 from karez.pipeline import Node, Pipeline
-from karez.records import DEFAULT_CATEGORY, Failed, Record, Task
+from karez.records import Failed, Record, Task
 from karez.roles import ListenConnector
-from karez.step import DeadLetters, Emission, Result
+from karez.step import DeadLetters, Result
 
 _TIMEOUT = 300.0
 
@@ -34,7 +34,7 @@ def run(options: CollectOptions) -> int:
     asyncio.run(collection.run(_dispatchers(pipeline, options), options.input))
     for notice in write(collection.records, form, options.output):
         complain(notice)
-    collection.report()
+    collection.report(options.verbose)
     return 1 if collection.wrong else 0
 
 
@@ -66,6 +66,7 @@ class Round:
     dropped: int = 0
     tasks: int = 0
     done: int = 0
+    fetched: int = 0
 
     @property
     def wrong(self) -> bool:
@@ -125,26 +126,13 @@ class Round:
             timeout = connector.config.task_timeout or _TIMEOUT
             try:
                 result = await stages.guarded(connector, step.fetch(connector, Task(task)), timeout)
-                result.emissions = [left for emission in result.emissions for left in await self._here(emission, result)]
             except stages.StageFailed as error:
                 self.errors.append(f"{error}; its task of {len(task)} entities is missing")
                 result = Result()
         self.done += 1
+        self.fetched += result.fetched
         self._progress()
         return result
-
-    async def _here(self, emission: Emission, result: Result) -> list[Emission]:
-        """A batch for a converter that runs elsewhere when deployed is worked on here too."""
-        if emission.kind != "converter":
-            return [emission]
-        converter = self.pipeline.converters[emission.name]
-        inner = Result()
-        for category, batch in step.by_category(emission.records, DEFAULT_CATEGORY):
-            for made, records in await stages.guarded(converter, step.convert(converter, batch, category, inner), _TIMEOUT):
-                await step.through(converter, records, made, emission.branch, inner)
-        result.dead += inner.dead
-        result.dropped += inner.dropped
-        return [left for further in inner.emissions for left in await self._here(further, result)]
 
     async def _ready(self, node: Node) -> bool:
         """Whether a role is open; it is opened once, and if that fails it is said once."""
@@ -162,12 +150,14 @@ class Round:
 
     def _progress(self, last: bool = False) -> None:
         if sys.stderr.isatty():
-            line = f"tasks {self.done}/{self.tasks}, records {len(self.records)}"
+            line = f"tasks {self.done}/{self.tasks}, records {self.fetched}"
             print(f"\r{' ' * 60 if last else line}", end="\r" if last else "", file=sys.stderr, flush=True)
 
-    def report(self) -> None:
+    def report(self, verbose: bool) -> None:
         """Say on stderr how many records came, and name everything that is missing."""
-        complain(*(f"error: {error}" for error in self.errors), *stages.lost_lines(self.failed, self.dead))
+        complain(
+            *(f"error: {error}" for error in self.errors), *stages.lost_lines(self.failed, self.dead, None if verbose else stages.SHOWN)
+        )
         missing = f", {counted(len(self.failed), 'entity')} failed" if self.failed else ""
         dead = sum(len(letters.records) for letters in self.dead)
         letters = f", {counted(dead, 'dead letter')}" if dead else ""

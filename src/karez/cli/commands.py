@@ -205,13 +205,14 @@ def collect(
     output: Annotated[str | None, Option("--output", "-o", metavar="FILE", help="File to write, in place of the screen.")] = None,
     format: Annotated[Format | None, Option("--format", help="How records are written; as the file is called unless given.")] = None,
     logging_level: LevelOption = "WARNING",
+    verbose: Annotated[bool, Option("--verbose", help="Name every entity that failed, not the first ten.")] = False,
 ) -> None:
     """Run the whole pipeline for one round, without a bus, to the screen or into a file."""
     from karez.cli import log
     from karez.cli.collect import run
 
     log.setup(logging_level)
-    raise SystemExit(run(CollectOptions(config or CONFIGS, plugins, names(dispatcher), input, output, format)))
+    raise SystemExit(run(CollectOptions(config or CONFIGS, plugins, names(dispatcher), input, output, format, verbose)))
 
 
 @plugins_app.callback()

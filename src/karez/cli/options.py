@@ -91,6 +91,7 @@ class CollectOptions:
     input: str | None = None
     output: str | None = None
     format: Format | None = None
+    verbose: bool = False
 
 
 @dataclass

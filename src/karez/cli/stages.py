@@ -127,10 +127,12 @@ def read_input(path: str) -> list[Any]:
     return [item[AS_IS] if isinstance(item, dict) and AS_IS in item else item for item in values]
 
 
-def lost_lines(failed: Iterable[Failed], dead: Iterable[DeadLetters]) -> list[str]:
+def lost_lines(failed: Iterable[Failed], dead: Iterable[DeadLetters], shown: int | None = SHOWN) -> list[str]:
     """Lines that name the entities that could not be read and the records that nobody could work with."""
     failures = [f"failed: {safe(repr(item.entity))}: {safe(item.reason)}" for item in failed]
-    lines = failures[:SHOWN] + ([f"failed: {len(failures) - SHOWN} more"] if len(failures) > SHOWN else [])
+    lines = failures[:shown]
+    if len(lines) < len(failures):
+        lines.append(f"failed: {len(failures) - len(lines)} more; --verbose names them all")
     for letters in dead:
         first = f", the first is {safe(repr(letters.records[0]))}" if letters.records else ""
         lines.append(

@@ -143,7 +143,7 @@ class Trial:
         for category, batch in step.by_category(self.made, DEFAULT_CATEGORY):
             work = step.convert(converter, batch, category, result)
             for _, records in await stages.guarded(converter, work, self.options.timeout):
-                made += records
+                made += step.check_values(converter, records, result)
         self._count(result)
         self._take(made, "record")
         self._stage(converter)
@@ -175,7 +175,7 @@ class Trial:
             _write(self.options.output, self.made)
         for item in self.made if self.options.all_records else self.made[:1]:
             print(pretty(item))
-        lines = stages.lost_lines(self.failed, self.dead)
+        lines = stages.lost_lines(self.failed, self.dead, None if self.options.verbose else stages.SHOWN)
         if self.made:
             more = (
                 "; the first is shown, --all runs and shows all"

@@ -272,6 +272,8 @@ class Worker(ABC):
                 "Karez-Dlq-Origin": origin,
                 "Karez-Dlq-At": f"{time.time():.3f}",
             }
+            if dead.kind == "aggregator":
+                headers["Karez-Dlq-Category"] = self.node.config.category
             if is_text:
                 headers[CONTENT_TYPE] = TEXT
             if of == 1 and sum(map(len, dead.ids)) < _RESERVE // 2:

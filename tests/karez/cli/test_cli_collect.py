@@ -99,6 +99,22 @@ def test_what_fails_is_named_and_the_rest_is_collected(run: Any, project: Path) 
     assert done.err.endswith("2 records of 3 tasks, 1 entity failed\n")
 
 
+def test_the_first_ten_failures_are_named_and_on_request_all(run: Any, project: Path) -> None:
+    change(project, "crac_0, crac_1, crac_2", ", ".join(["bad"] * 12))
+    assert "failed: 2 more; --verbose names them all" in run("karez collect").err
+    assert run("karez collect --verbose").err.count("failed: 'bad'") == 12
+
+
+def test_a_listening_connector_has_no_part_in_a_round(run: Any, project: Path) -> None:
+    change(project, "- type: mock\n", "- {type: ear}\n  - type: mock\n")
+    (project / "plugins/connector/ear.py").write_text(
+        "import karez\nclass Connector(karez.ListenConnector[karez.ConnectorConfig]):\n    async def listen(self):\n        yield {}\n"
+    )
+    done = run("karez collect")
+    assert done.code == 0
+    assert "notice: connector `ear` listens, so it has no part in a round" in done.err
+
+
 def test_a_source_that_is_away_does_not_keep_the_others(run: Any, project: Path) -> None:
     change(
         project, "  - type: default\n", "  - {type: default, name: gone, connector: gone, entities: [x], interval: 10}\n  - type: default\n"
@@ -109,6 +125,23 @@ def test_a_source_that_is_away_does_not_keep_the_others(run: Any, project: Path)
     assert len(done.out.splitlines()) == 3
     assert "error: connector `gone`: nobody at http://localhost:1" in done.err
     assert run("karez collect -d points").code == 0
+
+
+def test_entities_that_cannot_be_loaded_are_said(run: Any, project: Path) -> None:
+    change(project, "entities: [crac_0, crac_1, crac_2]", "entity_file: gone.json")
+    done = run("karez collect")
+    assert (done.code, done.out) == (1, "")
+    assert "error: dispatcher `points`" in done.err
+    assert done.err.endswith("0 records of 0 tasks\n")
+
+
+def test_records_that_a_converter_cannot_work_with_are_named(run: Any, project: Path) -> None:
+    source = project / "plugins/connector/mock.py"
+    source.write_text(source.read_text().replace('{"value": 38.15', '{"valu": 38.15'))
+    done = run("karez collect")
+    assert done.code == 1
+    assert "dead letter: 2 of converter `flat`: error: KeyError: 'value', the first is {" in done.err
+    assert done.err.endswith("0 records of 2 tasks, 3 dead letters\n")
 
 
 def test_a_fan_out_is_followed(run: Any, project: Path) -> None:
@@ -137,9 +170,15 @@ def test_entities_come_from_a_file(run: Any, project: Path) -> None:
         ("-o out.xls", "`out.xls` does not say its format; write --format json|ndjson|csv|parquet"),
         ("--format parquet", "name a file with -o"),
         ("-o nowhere/out.json", "nowhere/out.json: No such file"),
+        ("-c listening.yaml", "nothing says what is to be read; a listening connector: karez test -n NAME"),
+        ("-c two.yaml -i input.json", "it is not clear which dispatcher's entities these are; name one with -d"),
     ],
 )
-def test_what_cannot_be_collected_is_said_in_a_line(run: Any, arguments: str, message: str) -> None:
+def test_what_cannot_be_collected_is_said_in_a_line(run: Any, project: Path, arguments: str, message: str) -> None:
+    (project / "listening.yaml").write_text("connectors:\n  - type: mock\naggregators:\n  - type: echo\n")
+    dispatcher = "  - {type: default, name: NAME, connector: mock, entities: [x], interval: 10}\n"
+    dispatchers = "dispatchers:\n" + dispatcher.replace("NAME", "one") + dispatcher.replace("NAME", "two")
+    (project / "two.yaml").write_text(f"{dispatchers}connectors:\n  - type: mock\n")
     done = run(f"karez collect {arguments}")
     assert (done.code, done.out) == (2, "")
     assert message in done.err

@@ -43,11 +43,12 @@ class Server:
         self.scripts = defaultdict(list)
         self.asked = []
         self.port = 0
+        self.scheme = "http"
         self.conversations = set()
 
     @property
     def url(self):
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self.scheme}://127.0.0.1:{self.port}"
 
     def on(self, path, *script):
         self.scripts[path] = list(script)
@@ -88,9 +89,10 @@ class Server:
 
 
 @asynccontextmanager
-async def running():
+async def running(tls=None):
     server = Server()
-    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
+    server.scheme = "https" if tls else "http"
+    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls)
     server.port = listening.sockets[0].getsockname()[1]
     try:
         yield server

@@ -3,12 +3,20 @@
 import asyncio
 import base64
 import gzip
+import ipaddress
 import json
 import math
+import ssl
 import tracemalloc
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -465,6 +473,39 @@ async def test_redirects_to_where_nobody_should_go_are_refused(server, location)
 async def test_redirects_in_a_circle_end(server):
     server.on("*", raw(302, headers=[("Location", "/points/a")]))
     assert "redirects one after the other" in (await ask(server, ["a"], "redirects: follow")).failed[0].reason
+
+
+# certificates
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """A certificate that nobody but its own file vouches for."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "server.pem"
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path.write_bytes(secret + made.public_bytes(Encoding.PEM))
+    return path
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_refused_with_the_option_to_look_at(certificate):
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate)
+    async with running(tls) as server:
+        server.on("*", js({"v": 1}))
+        with pytest.raises(NotConnected, match="`verify` in `connection_args`"):
+            await ask(server, ["a"], "retry: 1")
+        for verify in (f"verify: {certificate}", "verify: false", f"verify: {certificate}, cert: {certificate}"):
+            assert (await ask(server, ["a"], f"connection_args: {{{verify}}}")).records == [{"v": 1}]
 
 
 # pages

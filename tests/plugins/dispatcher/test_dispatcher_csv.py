@@ -43,7 +43,7 @@ async def test_a_row_is_an_entity_with_typed_cells(points):
         (["nan", "1"], ["nan", "1"]),
         (["inf", "-inf"], ["inf", "-inf"]),
         (["18446744073709551615", "-9223372036854775808"], [2**64 - 1, -(2**63)]),
-        (["18446744073709551616", "1"], ["18446744073709551616", "1"]),
+        (["100000000000000000000", "1"], [10**20, 1]),
         (["9007199254740993", "0.5"], ["9007199254740993", "0.5"]),
         (["true", "FALSE"], [True, False]),
         (["true", "1"], ["true", "1"]),
@@ -93,7 +93,6 @@ async def test_a_header_alone_gives_no_entity(points):
         ('a,b\n1,"2\n', "", r"points\.csv:\d: is no CSV: "),
         ("a,b\n1,x\n", "types: {b: int}", r"points\.csv:2: column `b`: 'x' is no int"),
         ("a,b\n1,nan\n", "types: {b: float}", r"points\.csv:2: column `b`: 'nan' is no float"),
-        ("a,b\n1,0x1FFFFFFFFFFFFFFFFF\n", "types: {b: int}", r"points\.csv:2: column `b`: .* is no int"),
         ("a,b\n1,yes\n", "types: {b: bool}", r"points\.csv:2: column `b`: 'yes' is no bool"),
         ("Name,b\n1,2\n", "types: {name: str}", r"points\.csv:1: `types` names the column `name`, .*did you mean `Name`\?"),
         (b"a,b\n\xe4,2\n", "", r"points\.csv: is not `utf-8-sig` text \(byte 4\); set `encoding`"),
@@ -135,8 +134,8 @@ async def test_a_file_that_changes_is_read_again(tmp_path):
     assert await testing.entities(node) == [{"a": 1, "b": 2}, {"a": 3, "b": 4}]
 
 
-@given(st.lists(st.integers(-(2**63), 2**64 - 1), min_size=1))
-def test_every_64_bit_number_survives_exactly(tmp_path_factory, numbers):
+@given(st.lists(st.integers(-(10**30), 10**30), min_size=1))
+def test_every_whole_number_survives_exactly(tmp_path_factory, numbers):
     path = tmp_path_factory.getbasetemp() / "numbers.csv"
     path.write_text("a,n\n" + "".join(f"x,{number}\n" for number in numbers))
     node = build(path)

@@ -44,6 +44,7 @@ class Config(ConverterConfig):
 
 class Converter(karez.Converter[Config]):
     may_block = False
+    keeps_input = True
 
     def convert(self, record: Any) -> Record | None:
         if not isinstance(record, dict) or "value" not in record:

@@ -1,7 +1,7 @@
 """Asks for the entities of a CSV file: one row an entity, its columns the entity's keys.
 
 The first row names the columns. A column in which all cells are whole numbers gives integers, one of numbers floats, one of `true`
-and `false` booleans, any other texts; numbers that would not survive (`007`, `0x1F`, more than 64 bits) make it a column of texts.
+and `false` booleans, any other texts; numbers that would not survive (`007`, `0x1F`) make it a column of texts.
 A cell that is empty is left out of its entity, so that the connector's own option decides. `types` settles what is not right so:
 `int` then also reads `0x1F`, and `str` keeps a cell as it is written, even an empty one. A file that changes is read again for the
 next round.
@@ -28,10 +28,9 @@ from pydantic import Field, FilePath, field_validator
 import karez
 from karez import DispatcherConfig, suggest
 
-_INT = re.compile(r"-?(0|[1-9][0-9]{0,19})")
+_INT = re.compile(r"-?(0|[1-9][0-9]{0,99})")
 _FLOAT = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _BOOLS = {"true": True, "false": False}
-_MIN_INT, _MAX_INT = -(2**63), 2**64 - 1
 
 Type = Literal["int", "float", "bool", "str"]
 Rows = list[tuple[int, list[str]]]
@@ -149,7 +148,7 @@ def _values(cells: list[tuple[int, str]], column: str, config: Config) -> Iterat
 
 def _detected(cells: list[str]) -> Type:
     cells = [cell for cell in cells if cell]
-    if all(_INT.fullmatch(cell) and _MIN_INT <= int(cell) <= _MAX_INT for cell in cells):
+    if all(_INT.fullmatch(cell) for cell in cells):
         return "int"
     if all(_is_float(cell) for cell in cells):
         return "float"
@@ -164,10 +163,7 @@ def _is_float(cell: str) -> bool:
 
 
 def _int(cell: str) -> int:
-    value = int(cell, 0) if re.match(r"[+-]?0[xXoObB]", cell) else int(cell)
-    if not _MIN_INT <= value <= _MAX_INT:
-        raise ValueError
-    return value
+    return int(cell, 0) if re.match(r"[+-]?0[xXoObB]", cell) else int(cell)
 
 
 def _float(cell: str) -> float:

@@ -30,7 +30,6 @@ import karez
 from karez import DispatcherConfig
 
 _MAX_DEPTH = 64
-_MIN_INT, _MAX_INT = -(2**63), 2**64 - 1
 
 
 class Config(DispatcherConfig):
@@ -122,10 +121,8 @@ def _not_json(value: Any, depth: int = 0) -> str | None:
     if depth > _MAX_DEPTH:
         return "is nested too deeply"
     match value:
-        case None | bool() | str():
+        case None | int() | str():
             return None
-        case int():
-            return None if _MIN_INT <= value <= _MAX_INT else f"{value} has more than 64 bits; put it in quotes"
         case float():
             return None if math.isfinite(value) else f"{value} is no number that JSON knows; put it in quotes"
         case list():

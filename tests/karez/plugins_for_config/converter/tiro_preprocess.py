@@ -1,8 +1,19 @@
 """Stands for the converter of the tutorial."""
 
+import functools
 from typing import Any
 
 import karez
+
+
+@functools.cache
+def why_not(zone: str) -> str | None:
+    """What is wrong with a zone; kept, because the search for a name like it is slow."""
+    try:
+        karez.find_zone(zone)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 class Config(karez.ConverterConfig):
@@ -10,13 +21,7 @@ class Config(karez.ConverterConfig):
     """What zone abbreviations mean."""
 
     def warnings(self) -> list[tuple[str, str]]:
-        found = []
-        for name, zone in self.tz_infos.items():
-            try:
-                karez.find_zone(zone)
-            except ValueError as error:
-                found.append((f"tz_infos.{name}", str(error)))
-        return found
+        return [(f"tz_infos.{name}", found) for name, zone in self.tz_infos.items() if (found := why_not(zone))]
 
 
 class Converter(karez.Converter[Config]):

@@ -52,12 +52,15 @@ def lines(records: Sequence[Record]) -> bytes:
     return "\n".join(texts).encode()
 
 
-def csv_rows(records: Sequence[Record], columns: Sequence[str]) -> bytes:
-    """One row a record, without a header."""
+def csv_rows(records: Sequence[Record], columns: Sequence[str], chosen: bool) -> bytes:
+    """One row a record, without a header; `chosen` columns are a choice, otherwise a key that is none of them is refused."""
     rows: list[list[Any]] = []
+    known = {*columns, META}
     for record in records:
         if isinstance(record, str):
             raise ValueError("a text has no columns; use `format: lines`")
+        if not chosen and not known.issuperset(record):
+            raise ValueError(f"its keys would make more than {len(columns)} columns; choose some with `columns`")
         rows.append([value if value.__class__ in _PLAIN else _cell(value) for value in map(record.get, columns)])
     return _as_csv(rows)
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 from karez import Records
 
@@ -64,11 +65,6 @@ class Journal:
             raise
         self._connection.execute("COMMIT")
 
-    def commit(self) -> None:
-        """Keep what was said so far, and stay alone for what follows."""
-        self._connection.execute("COMMIT")
-        self._connection.execute("BEGIN IMMEDIATE")
-
     def current(self) -> Entry | None:
         """The file that is written to."""
         row = self._connection.execute(
@@ -97,11 +93,9 @@ class Journal:
 
     def finished(self) -> list[tuple[int, Path]]:
         """The finished files, the oldest first."""
-        return [(number, Path(path)) for number, path in self._connection.execute("SELECT id, path FROM files WHERE finished = 1 ORDER BY id")]
-
-    def renamed(self, number: int, path: Path) -> None:
-        """A finished file is now called so."""
-        self._connection.execute("UPDATE files SET path = ? WHERE id = ?", (str(path), number))
+        return [
+            (number, Path(path)) for number, path in self._connection.execute("SELECT id, path FROM files WHERE finished = 1 ORDER BY id")
+        ]
 
     def forget(self, number: int) -> None:
         """A finished file is gone."""
@@ -123,8 +117,12 @@ def spans_of(records: Records) -> list[Span]:
     if records.origins and sum(count for _, count in records.origins) == len(records):
         return [(origin, 0, count) for origin, count in records.origins]
     spans: list[Span] = []
+    nowhere = uuid4().hex
     for one in records.ids:
         origin, _, number = one.rpartition("/")
+        if one.startswith("#"):
+            # records that never were on a bus have no id that would mean the same in the next batch
+            origin, number = nowhere, one[1:]
         if not origin or not number.isdecimal():
             origin, number = one, "0"
         index = int(number)

@@ -20,7 +20,8 @@ An entity is a group, a metric, or a pattern with `*` and `?` for either; `"*"` 
 | `swap` | `swap.total`, `.used`, `.percent` | B, % |
 | `disk` | `disk.root.total`, `.used`, `.free`, `.percent`; `disk.var.lib.percent` for `/var/lib` | B, % |
 | `disk_io` | `disk_io.sda.read`, `.write`, `.reads`, `.writes` | B/s, 1/s |
-| `network` | `network.eth0.received`, `.sent`, `.packets_received`, `.packets_sent`, `.errors_in`, `.errors_out`, `.drops_in`, `.drops_out` | B/s, 1/s |
+| `network` | `network.eth0.received`, `.sent` | B/s |
+| | `.packets_received`, `.packets_sent`, `.errors_in`, `.errors_out`, `.drops_in`, `.drops_out` | 1/s |
 | `temperature` | `temperature.coretemp.core_0`, ..., or by thermal zone | Cel |
 | `uptime`, `processes` | `uptime`, `processes` | s, 1 |
 

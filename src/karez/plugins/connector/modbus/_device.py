@@ -99,7 +99,6 @@ class Reading:
         self._done: list[Sequence[Point]] = []
         self._may_reconnect = False
         self._answer: tuple[Request, bytes, float] | None = None
-        self._loop = asyncio.get_running_loop()
 
     async def run(self, tables: Sequence[Table]) -> None:
         """Read everything; raises `Away`, and `rest` then says what is missing."""
@@ -173,9 +172,8 @@ class Reading:
         while True:
             if self._pace.pause and (wait := self._link.quiet_since + self._pace.pause - time.monotonic()) > 0:
                 await asyncio.sleep(wait)
-            self._loop.call_soon(self.decode_answer)
             try:
-                payload = await self._link.ask(request, self._device.key.unit, self._pace.timeout)
+                payload = await self._link.ask(request, self._device.key.unit, self._pace.timeout, self.decode_answer)
             except Closed:
                 if not self._may_reconnect:
                     raise

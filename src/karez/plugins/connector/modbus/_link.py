@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Callable
 
 from pymodbus.client import AsyncModbusTcpClient
 from pymodbus.exceptions import ModbusException
@@ -33,6 +34,10 @@ _FUNCTIONS = frozenset({1, 2, 3, 4, 0x81, 0x82, 0x83, 0x84})
 _FOREVER = 86400.0
 # an answer is at most 260 bytes; with a larger buffer garbage is seen and named, where pymodbus would drop it without a word
 _BUFFER = 1 << 20
+
+
+def _nothing() -> None:
+    pass
 
 
 class Away(Exception):
@@ -87,6 +92,7 @@ class Link:
         self._client: AsyncModbusTcpClient | None = None
         self._waiting = False
         self._garbage = ""
+        self._meanwhile: Callable[[], None] = _nothing
 
     @property
     def is_open(self) -> bool:
@@ -110,6 +116,13 @@ class Link:
         for answer in (_Coils, _DiscreteInputs, _HoldingRegisters, _InputRegisters):
             client.register(answer)
         client.ctx.max_buffer_size = _BUFFER
+        send = client.ctx.low_level_send
+
+        def send_and_use_the_wait(data: bytes, addr: tuple[str, int] | None = None) -> None:
+            send(data, addr=addr)
+            self._meanwhile()
+
+        client.ctx.low_level_send = send_and_use_the_wait
         self._client = client
         try:
             async with asyncio.timeout(timeout):
@@ -123,11 +136,14 @@ class Link:
             why = os.strerror(number) if number > 0 else error
             raise Away(f"{self.host}:{self.port}: no connection: {why}") from None
 
-    async def ask(self, request: Request, unit: int, timeout: float) -> bytes:
-        """The bytes that answer this request; raises `Away`, or `Refused` with the exception's meaning."""
+    async def ask(self, request: Request, unit: int, timeout: float, meanwhile: Callable[[], None]) -> bytes:
+        """The bytes that answer this request; raises `Away`, or `Refused` with the exception's meaning.
+
+        `meanwhile` is called once the request is sent, for work that can be done while the device works.
+        """
         assert self._client is not None
         read = getattr(self._client, _READ[request.region])
-        self._waiting, self._garbage = True, ""
+        self._waiting, self._garbage, self._meanwhile = True, "", meanwhile
         done = False
         try:
             async with asyncio.timeout(timeout):
@@ -139,7 +155,7 @@ class Link:
             kind = Away if self._garbage else Closed
             raise kind(f"{self.host}:{self.port} unit {unit}: {self._garbage or 'it closed the connection'}") from error
         finally:
-            self._waiting = False
+            self._waiting, self._meanwhile = False, _nothing
             self.quiet_since = time.monotonic()
             if not done:
                 # an answer that comes late must not be taken for that of the next request

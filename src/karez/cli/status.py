@@ -1,0 +1,38 @@
+"""`karez status`: who is there and how they do, once."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from karez.bus.nats import NatsBus
+from karez.cli.view import ask_fleet, rows, table
+from karez.errors import BusUnreachable
+from karez.records import as_json
+
+
+def run(nats_addr: str, json: bool) -> int:
+    """Print it; 1 if nobody answers."""
+    fleet = asyncio.run(_ask(nats_addr))
+    if json:
+        print(as_json({"processes": fleet}).decode())
+    elif fleet:
+        from rich.console import Console
+
+        console = Console()
+        console.print(table(fleet))
+        for row in rows(fleet):
+            for entity, reason in list(row["failing"].items())[:20]:
+                console.print(f"{row['name']}: cannot read {entity}: {reason}", markup=False, highlight=False)
+    if not fleet:
+        raise BusUnreachable(f"nobody on {nats_addr} answers; is `karez deploy` running there?")
+    return 0
+
+
+async def _ask(address: str) -> list[dict[str, Any]]:
+    bus = NatsBus(address, start_deadline=2, name="status")
+    await bus.open()
+    try:
+        return await ask_fleet(bus)
+    finally:
+        await bus.close()
