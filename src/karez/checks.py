@@ -31,6 +31,7 @@ class _Role(Protocol):
 Wired = TypeVar("Wired", bound=_Role)
 
 _CATEGORY = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_OTHER_WORD = f"take another word than {', '.join(sorted(RESERVED_CATEGORIES))}"
 
 
 @dataclass(frozen=True)
@@ -178,18 +179,10 @@ def _cycles(drafts: Drafts, kind: str) -> list[Problem]:
 
 
 def _reserved(drafts: Drafts) -> Iterator[Problem]:
-    words = ", ".join(sorted(RESERVED_CATEGORIES))
     for draft in drafts.of("aggregator"):
         category = draft.entry.options.get("category")
         if isinstance(category, str) and category in RESERVED_CATEGORIES:
-            yield draft.error(f"the category `{category}` is reserved", ("category",), f"take another word than {words}")
-    for draft in drafts.of("converter"):
-        for category in sorted(emits(draft.config, {DEFAULT_CATEGORY})):
-            if category in RESERVED_CATEGORIES:
-                yield draft.error(f"makes records of the category `{category}`, which is reserved", (), f"take another word than {words}")
-            elif not _CATEGORY.fullmatch(category):
-                reason = f"makes records of the category `{category}`, which cannot be a subject"
-                yield draft.error(reason, (), "use 1 to 64 letters, digits, `_` or `-`")
+            yield draft.error(f"the category `{category}` is reserved", ("category",), _OTHER_WORD)
 
 
 def emits(config: Any, incoming: set[str]) -> set[str]:
@@ -236,8 +229,13 @@ def _unrouted(drafts: Drafts) -> Iterator[Problem]:
     leaving = routes(list(drafts.of("connector")), drafts.ways)
     taken = {getattr(draft.config, "category", DEFAULT_CATEGORY) for draft in drafts.of("aggregator")}
     for category, makers in leaving.items():
-        if category not in taken:
-            names = ", ".join(f"`{draft.name}`" for draft in makers)
+        names = ", ".join(f"`{draft.name}`" for draft in makers)
+        if category in RESERVED_CATEGORIES:
+            yield makers[0].error(f"the category `{category}` that comes from {names} is reserved", (), _OTHER_WORD)
+        elif not _CATEGORY.fullmatch(category):
+            hint = "use 1 to 64 letters, digits, `_` or `-`"
+            yield makers[0].error(f"the category `{category}` that comes from {names} cannot be part of a subject", (), hint)
+        elif category not in taken:
             hint = f"add an aggregator with `category: {category}`, unless another program takes `karez.{category}.>`"
             yield makers[0].warning(f"no aggregator here takes the category `{category}` that comes from {names}", (), hint)
     for draft in drafts.of("aggregator"):

@@ -17,7 +17,7 @@ from hashlib import blake2b
 from typing import Any
 
 from karez import editor_schema
-from karez.checks import Draft, Drafts, check, references, routes
+from karez.checks import Draft, Drafts, check, emits, references, routes
 from karez.config import Configuration, Entry
 from karez.documents import KeyPath, say
 from karez.errors import ConfigError, KarezError, PluginError, Problem, Severity
@@ -76,6 +76,8 @@ class Pipeline:
         for problem in check(drafts):
             hint = problem.suggestion and without(problem.suggestion, hidden)
             problems.append(replace(problem, reason=without(problem.reason, hidden), suggestion=hint))
+        order = {name: index for index, name in enumerate(configuration.files)}
+        problems.sort(key=lambda problem: _place(problem, order))
         if strict:
             problems = [replace(p, severity=Severity.ERROR) if p.severity is Severity.WARNING else p for p in problems]
         if any(problem.severity is Severity.ERROR for problem in problems):
@@ -192,6 +194,11 @@ class Pipeline:
         return "\n".join([*lines, *dict.fromkeys(outside)])
 
 
+def _place(problem: Problem, order: dict[str, int]) -> tuple[int, int, int]:
+    place = problem.place
+    return (order.get(place.file, len(order)), place.line, place.column) if place is not None else (0, 0, 0)
+
+
 def _draft(entry: Entry, registry: Registry, problems: list[Problem], missing: list[Problem]) -> Draft:
     """An entry and what is right about it; what is wrong goes into `problems`, plugins that cannot be had into `missing`."""
     type_name = entry.options.get("type")
@@ -218,6 +225,9 @@ def _draft(entry: Entry, registry: Registry, problems: list[Problem], missing: l
         if draft.config is not None:
             draft.role = draft.plugin.role(draft.config)
             problems += warnings(entry, draft.config)
+            emits(draft.config, set())
+    except PluginError as error:
+        missing.append(draft.error(mask(str(error), entry, config_class)))
     except ConfigError as error:
         problems += [replace(problem, place=problem.place or entry.place, path=problem.path or entry.path) for problem in error.problems]
     except (KarezError, ValueError, OSError) as error:

@@ -107,6 +107,7 @@ class _Cron(Schedule):
     def __init__(self, expression: str, zone: ZoneInfo) -> None:
         self._expression = expression
         self._zone = zone
+        self._never = f"cron expression {expression!r} does not come once in 50 years"
         try:
             fields = CronSim(expression, _EPOCH)
         except CronSimError as error:
@@ -119,14 +120,11 @@ class _Cron(Schedule):
     def slot_at(self, now_ms: int) -> int:
         local = self._local(now_ms)
         start = _plain(local)
-        passed = [self._latest(start, now_ms)]
+        slot = self._latest(start, now_ms)
         if local.fold:
             # in the second pass of a repeated hour, all of its first pass is over
-            passed.append(self._latest(start + self._shift(start), now_ms))
-        found = [slot for slot in passed if slot is not None]
-        if not found:
-            raise ValueError(f"cron expression {self._expression!r} did not come in the last 50 years")
-        return max(found)
+            slot = max(slot, self._latest(start + self._shift(start), now_ms))
+        return slot
 
     def next_after(self, ms: int) -> int:
         local = self._local(ms)
@@ -164,17 +162,17 @@ class _Cron(Schedule):
         moments = _until(CronSim(self._expression, _plain(start) - margin), _plain(end) + margin + _SECOND)
         return len({ms for moment in moments for ms in self._instants(moment) if after_ms < ms <= until_ms})
 
-    def _latest(self, start: datetime, now_ms: int) -> int | None:
+    def _latest(self, start: datetime, now_ms: int) -> int:
         for moment in CronSim(self._expression, start.replace(microsecond=0) + _SECOND, reverse=True):
             if passed := [ms for ms in self._instants(moment) if ms <= now_ms]:
                 return max(passed)
-        return None
+        raise ValueError(self._never)
 
     def _first(self, start: datetime, ms: int) -> int:
         for moment in CronSim(self._expression, start):
             if coming := [instant for instant in self._instants(moment) if instant > ms]:
                 return min(coming)
-        raise ValueError(f"cron expression {self._expression!r} does not come in the next 50 years")
+        raise ValueError(self._never)
 
     def _local(self, ms: int) -> datetime:
         return (_EPOCH.replace(tzinfo=UTC) + timedelta(milliseconds=ms)).astimezone(self._zone)

@@ -31,7 +31,10 @@ _BOUNDS = {
     "string_too_short": ("min_length", "at least {} characters long"), "string_too_long": ("max_length", "at most {} characters long"),
     "too_short": ("min_length", "at least {} items long"), "too_long": ("max_length", "at most {} items long"),
 }  # fmt: skip
-_PATTERNS = {NAME_PATTERN: "must be a name: 1 to 64 letters, digits, `_`, `.` or `-`"}
+_PATTERNS = {
+    NAME_PATTERN: "must be a name: 1 to 64 letters, digits, `_`, `.` or `-`",
+    r"^[A-Za-z0-9_-]{1,64}$": "must be 1 to 64 letters, digits, `_` or `-`",
+}
 _SUFFIX = re.compile(r"_(type|parsing|from_float|parsing_size|from_date_parsing|from_datetime_inexact|scheme)$")
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
 _PASSWORD = re.compile(r"://[^/@\s:]*:[^/@\s]+@")

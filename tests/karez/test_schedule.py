@@ -184,9 +184,9 @@ def test_ten_months_of_seconds_are_counted():
     assert last == [until // 10_000 * 10_000 - 10_000, until // 10_000 * 10_000]
 
 
-@pytest.mark.parametrize("expression", ["", "* * * *", "61 * * * *", "0 0 30 2 *", "every day"])
+@pytest.mark.parametrize("expression", ["", "* * * *", "61 * * * *", "0 0 30 2 *", "every day", "0 0 */31 * 1#5"])
 def test_what_never_comes_is_refused(expression):
-    with pytest.raises(ValueError, match=r"is not a cron expression"):
+    with pytest.raises(ValueError, match=r"is not a cron expression|does not come once in 50 years"):
         Schedule.cron(expression, ZoneInfo("UTC"))
 
 
@@ -194,12 +194,6 @@ def test_what_comes_seldom_is_found():
     schedule = Schedule.cron("0 0 29 2 *", ZoneInfo("Europe/Madrid"))
     assert local(schedule.next_after(NOW), "Europe/Madrid") == "2028-02-29T00:00:00+01:00"
     assert local(schedule.slot_at(NOW), "Europe/Madrid") == "2024-02-29T00:00:00+01:00"
-
-
-def test_what_is_not_to_be_found_within_fifty_years_is_said():
-    schedule = Schedule.cron("0 0 29 2 */7", ZoneInfo("UTC"))
-    with pytest.raises(ValueError, match="does not come in the next 50 years"):
-        schedule.next_after(ms("9940-01-01T00:00:00+00:00"))
 
 
 def test_the_clock_that_jumps_forward_makes_no_burst():

@@ -45,6 +45,13 @@ DispatcherFlag = Annotated[bool, Option("--dispatcher", "-d", help="Launch the d
 ConnectorFlag = Annotated[bool, Option("--connector", "-n", help="Launch the connectors.")]
 ConverterFlag = Annotated[bool, Option("--converter", "-v", help="Launch the converters.")]
 AggregatorFlag = Annotated[bool, Option("--aggregator", "-g", help="Launch the aggregators.")]
+LoadbalanceOption = Annotated[
+    bool, Option("--loadbalance", "-b", help="Take PATH/N.yaml, N being the number at the end of this host's name (StatefulSet).")
+]
+RotationOption = Annotated[
+    str | None,
+    Option("--logging-rotation", "-r", metavar="TEXT", help='Log to logs/<level>.log as well, rotated after "90 day" or "10 MB".'),
+]
 StrictOption = Annotated[bool, Option("--strict", help="Treat warnings as errors.")]
 JsonOption = Annotated[bool, Option("--json", help="Print JSON, one object a line.")]
 NameOption = Annotated[list[str] | None, Option("--dispatcher", "-d", metavar="NAMES", help="Dispatchers, all unless named.")]

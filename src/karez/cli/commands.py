@@ -17,10 +17,12 @@ from karez.cli.arguments import (
     InstallOption,
     JsonOption,
     LevelOption,
+    LoadbalanceOption,
     NameOption,
     NatsOption,
     PluginsOption,
     RoleOption,
+    RotationOption,
     SeqArgument,
     ShowOption,
     StrictOption,
@@ -111,13 +113,8 @@ def deploy(
     connector: ConnectorFlag = False,
     converter: ConverterFlag = False,
     aggregator: AggregatorFlag = False,
-    loadbalance: Annotated[
-        bool, Option("--loadbalance", "-b", help="Take PATH/N.yaml, N being the number at the end of this host's name (StatefulSet).")
-    ] = False,
-    logging_rotation: Annotated[
-        str | None,
-        Option("--logging-rotation", "-r", metavar="TEXT", help='Log to logs/<level>.log as well, rotated after "90 day" or "10 MB".'),
-    ] = None,
+    loadbalance: LoadbalanceOption = False,
+    logging_rotation: RotationOption = None,
     workers: Annotated[int, Option("--workers", min=1, metavar="N", help="Processes that share the work.")] = 1,
     bus: Annotated[Bus, Option("--bus", help="What carries the messages; `memory` is for trying things out.")] = Bus.NATS,
     for_: Annotated[str | None, Option("--for", metavar="DURATION", help="Drain and stop after this time: 20s, 5m.")] = None,

@@ -119,7 +119,7 @@ def test_the_second_generation_deploys(run: Any, deployed: list[DeployOptions]) 
     run("karez deploy")
     run(
         "karez deploy -c a.yaml -p karez/ -a nats://localhost:4222 -g -r '90 day' --workers 3 --bus memory --for '1m 30s' --live"
-        " --state-dir /tmp/state --strict"
+        " --state-dir state --strict"
     )
     run("karez deploy -b")
     assert deployed == [
@@ -134,7 +134,7 @@ def test_the_second_generation_deploys(run: Any, deployed: list[DeployOptions]) 
             bus="memory",
             for_seconds=90.0,
             live=True,
-            state_dir="/tmp/state",
+            state_dir="state",
             strict=True,
         ),
         DeployOptions(config=["config"], loadbalance=True),

@@ -128,10 +128,15 @@ def test_a_source_that_is_away_does_not_keep_the_others(run: Any, project: Path)
 
 
 def test_entities_that_cannot_be_loaded_are_said(run: Any, project: Path) -> None:
-    change(project, "entities: [crac_0, crac_1, crac_2]", "entity_file: gone.json")
+    change(project, "    entities: [crac_0, crac_1, crac_2]\n", "")
+    (project / "plugins/dispatcher").mkdir()
+    (project / "plugins/dispatcher/default.py").write_text(
+        "import karez\nclass Dispatcher(karez.Dispatcher[karez.DispatcherConfig]):\n"
+        "    def load_entities(self):\n        raise OSError('gone')\n"
+    )
     done = run("karez collect")
     assert (done.code, done.out) == (1, "")
-    assert "error: dispatcher `points`" in done.err
+    assert "error: dispatcher `points` failed: OSError: gone (plugins/dispatcher/default.py:4)" in done.err
     assert done.err.endswith("0 records of 0 tasks\n")
 
 

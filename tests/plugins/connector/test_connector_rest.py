@@ -183,6 +183,36 @@ async def test_a_missing_path_says_what_is_there(server):
     assert "`dataa`" in outcome.failed[0].reason
 
 
+@pytest.mark.parametrize(("answer", "word"), [([], "a list of 0"), (None, "null"), (3, "a int"), ({}, "no keys")])
+async def test_a_missing_path_says_what_is_there_whatever_it_is(server, answer, word):
+    server.on("*", js({"data": answer}))
+    assert word in (await ask(server, ["a"], "records: data.items")).failed[0].reason
+
+
+async def test_values_that_cannot_be_told_apart_are_asked_for_one_by_one(server):
+    server.on("/list", lambda asked, writer: js([1, 2, 3] if len(asked.query["id"]) > 1 else [7]))
+    outcome = await ask(server, ["a", "b"], "request_per: task\nparams: {id: '{entities}'}", "/list")
+    assert outcome.records == [{"name": "a", "value": 7}, {"name": "b", "value": 7}]
+
+
+async def test_a_task_with_an_entity_that_lacks_a_wanted_key_is_read_without_it(server):
+    server.on("/list", lambda asked, writer: js([{"id": one} for one in asked.query["id"]]))
+    options = "request_per: task\nparams: {id: ['{entities.id}', fixed], on: true}"
+    outcome = await ask(server, [{"id": 1}, {"name": "x"}], options.replace("['{entities.id}', fixed]", "'{entities.id}'"), "/list")
+    assert outcome.records == [{"id": "1"}]
+    assert "`id`" in outcome.failed[0].reason
+    assert server.asked[0].query == {"id": ["1"], "on": ["true"]}
+
+
+async def test_lists_in_a_body_are_filled_and_a_header_that_cannot_be_sent_is_a_failure(server):
+    server.on("*", js({"v": 1}))
+    await ask(server, [5], "method: POST\nbody: {a: ['{entity}', x]}")
+    assert json.loads(server.asked[0].body) == {"a": [5, "x"]}
+    for value in ('"a\\nb"', '"\u20ac"'):
+        outcome = await ask(server, [5], f"security: {{type: header, name: X, value: {value}}}")
+        assert "cannot be made" in outcome.failed[0].reason
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.recursive(
@@ -229,6 +259,7 @@ GARBAGE = {
     "invalid utf-8": (raw(body=b'{"a": "\xff\xfe"}'), "UTF-8"),
     "wrong charset": (raw(body=b"{}", kind="application/json; charset=klingon"), "klingon"),
     "very deep": (raw(body=b"[" * 100_000 + b"]" * 100_000), "nested"),
+    "deep and odd": (raw(body=b"[NaN," + b"[" * 100_000), "nested"),
     "deep": (raw(body=b"[" * 40 + b"]" * 40), "max_depth"),
     "many keys": (raw(body=json.dumps(dict.fromkeys(map(str, range(250_000)), 1)).encode()), "max_values"),
     "bad gzip": (raw(body=b"no gzip at all", headers=[("Content-Encoding", "gzip")]), "decompressed"),
@@ -504,7 +535,12 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused_with_the_option_
         server.on("*", js({"v": 1}))
         with pytest.raises(NotConnected, match="`verify` in `connection_args`"):
             await ask(server, ["a"], "retry: 1")
-        for verify in (f"verify: {certificate}", "verify: false", f"verify: {certificate}, cert: {certificate}"):
+        for verify in (
+            f"verify: {certificate}",
+            "verify: false",
+            f"verify: {certificate}, cert: {certificate}",
+            f"verify: false, cert: [{certificate}]",
+        ):
             assert (await ask(server, ["a"], f"connection_args: {{{verify}}}")).records == [{"v": 1}]
 
 
@@ -573,6 +609,8 @@ async def test_a_link_to_another_host_is_not_followed_and_what_was_read_is_deliv
         ([js({"i": [1]}), js({"i": [2]}), js({"i": [3]})], "{type: page, max_pages: 2}", "max_pages"),
         ([js({"i": [1]}), raw(400)], "{type: page}", "400"),
         ([js({"i": [1]})], "{type: page, total: t}", "`t`"),
+        ([js({"i": [1], "t": "many"})], "{type: page, total: t}", "`total`"),
+        ([js({"i": [1], "next": "/points/a"})], "{type: link, field: next}", "same page"),
     ],
 )
 async def test_pages_that_do_not_end_well_are_reported_and_what_was_read_is_delivered(server, script, pagination, word):
@@ -603,6 +641,7 @@ async def test_pages_that_do_not_end_well_are_reported_and_what_was_read_is_deli
         ("connection_args: {timeout: never}", "seconds"),
         ("connection_args: {timeout: {raed: 3}}", "raed"),
         ("connection_args: {verify: missing.pem}", "missing.pem"),
+        ("connection_args: {cert: [missing.pem]}", "missing.pem"),
         ("records: a..b", "path"),
         ("path: /x?y=1", "params"),
         ("body: {a: 1}", "method: POST"),

@@ -17,7 +17,6 @@ WRONG = [
     ("rename", {"pattern": "(a)", "replacement": "\\2"}, "do not fit"),
     ("rename", {"replacement": "x"}, "needs a `pattern`"),
     ("rename", {"existing": "merge"}, "existing"),
-    ("filter_and_update_meta", {"rename": {"telemetry": "connector"}}, "reserved"),
     ("filter_and_update_meta", {"rename": {"telemetry": "a.b"}}, "is no category"),
     ("filter_and_update_meta", {"rename": {"telemetry": ""}}, "is no category"),
     ("scale", {"factor": "much"}, "factor"),

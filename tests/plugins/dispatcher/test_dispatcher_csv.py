@@ -84,8 +84,8 @@ async def test_a_header_alone_gives_no_entity(points):
     ("content", "options", "reason"),
     [
         ("", "", r"points\.csv: is empty; its first row must name the columns"),
-        ("a,b\n1,2\n1,2,3\n", "", r"points\.csv:3: 3 cells, but there are 2 columns \(a, b\)"),
-        ("a,b\n1\n", "", r"points\.csv:2: 1 cells"),
+        ("a,b\n1,2\n1,2,3\n", "", r"points\.csv:3: the row is 3 long, but there are 2 columns \(a, b\)"),
+        ("a,b\n1\n", "", r"points\.csv:2: the row is 1 long"),
         ("a,b,a\n1,2,3\n", "", r"points\.csv:1: two columns are named `a`"),
         ("a,,c\n1,2,3\n", "", r"points\.csv:1: column 2 has no name"),
         ("t1,10\nt2,11\n", "", r"points\.csv:1: column 2 is named 10, a number; the first row must name the columns"),

@@ -54,6 +54,7 @@ class Config(ConverterConfig):
 
 class Converter(karez.Converter[Config]):
     may_block = False
+    keeps_input = True
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

@@ -29,7 +29,6 @@ from pydantic import BeforeValidator, model_validator
 
 import karez
 from karez import DEFAULT_CATEGORY, META, ConverterConfig
-from karez.roles import RESERVED_CATEGORIES
 
 _CATEGORY = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -55,8 +54,6 @@ class Config(ConverterConfig):
         for value in self.rename.values() if self.target == "category" else ():
             if not _CATEGORY.fullmatch(value):
                 raise ValueError(f"`rename`: {value!r} is no category; use letters, digits, `_` and `-`")
-            if value in RESERVED_CATEGORIES:
-                raise ValueError(f"`rename`: the category `{value}` is reserved; choose another word")
         return self
 
     def categories(self, incoming: set[str]) -> set[str]:
@@ -70,6 +67,7 @@ class Config(ConverterConfig):
 
 class Converter(karez.Converter[Config]):
     may_block = False
+    keeps_input = True
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

@@ -53,6 +53,7 @@ class Config(ConverterConfig):
 
 class Converter(karez.Converter[Config]):
     may_block = False
+    keeps_input = True
 
     def convert(self, record: Any) -> Any:
         if record.__class__ is not dict:

@@ -38,7 +38,7 @@ class Config(ConverterConfig):
     pattern: str | None = None
     """Regular expression that is looked for in the keys."""
     replacement: str = ""
-    """What is written in place of each match of `pattern`; `\\\\1` is the first group."""
+    """What is written in place of each match of `pattern`; `\\1` is the first group."""
     existing: Literal["reject", "replace", "keep"] = "reject"
     """What happens when a new name is taken: the record is rejected, the renamed value replaces the other, or the other is kept."""
 
@@ -65,6 +65,7 @@ class Config(ConverterConfig):
 
 class Converter(karez.Converter[Config]):
     may_block = False
+    keeps_input = True
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

@@ -65,6 +65,7 @@ class Config(ConverterConfig):
 class Converter(karez.Converter[Config]):
     # reads a file, which may be large or far away: so it is not called on the event loop
     may_block = True
+    keeps_input = True
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

@@ -85,7 +85,9 @@ def _read(config: Config) -> list[dict[str, Any]]:
     columns = _columns(config, rows[0][1])
     for line, row in rows[1:]:
         if len(row) != len(columns):
-            raise ValueError(f"{config.file}:{line}: {len(row)} cells, but there are {len(columns)} columns ({', '.join(columns)})")
+            raise ValueError(
+                f"{config.file}:{line}: the row is {len(row)} long, but there are {len(columns)} columns ({', '.join(columns)})"
+            )
     entities: list[dict[str, Any]] = [{} for _ in rows[1:]]
     for index, column in enumerate(columns):
         cells = [(line, row[index]) for line, row in rows[1:]]

@@ -1,8 +1,9 @@
 """Has options of every sort, some of them secret."""
 
+from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FilePath, field_validator, model_validator
 
 import karez
 from karez import Secret
@@ -28,6 +29,13 @@ class Token(BaseModel):
     """Token."""
 
 
+class Deep(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    depth: int = 0
+    """Levels."""
+
+
 class Config(karez.ConnectorConfig):
     security: Annotated[Basic | Token, Field(discriminator="type")] | None = None
     """Who we are."""
@@ -43,6 +51,13 @@ class Config(karez.ConnectorConfig):
     """Bytes of a value."""
     host: str = "localhost"
     """Host of the far side."""
+
+    either: str | Deep = ""
+    """Words or a depth."""
+    file: FilePath | None = None
+    """File with more."""
+    since: datetime | None = None
+    """Start of what is read."""
 
     @field_validator("host")
     @classmethod

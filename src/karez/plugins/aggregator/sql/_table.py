@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import groupby
 from typing import Any
+from uuid import uuid4
 
 from sqlalchemy import Connection, Dialect, inspect
 from sqlalchemy.schema import CreateColumn, CreateTable
@@ -146,7 +147,7 @@ class RecordTable:
             if column != ID:
                 self._need(batch, column)
         if ID in self.key:
-            columns[ID] = _short(batch.records.ids)
+            columns[ID] = _keys(batch.records.ids)
         if not columns:
             batch.bad.update({index: "it has no values" for index in range(len(batch.records)) if index not in batch.bad})
         places = [index for index in range(len(batch.records)) if index not in batch.bad]
@@ -268,7 +269,11 @@ def _can_be_column(key: str) -> bool:
     return 0 < len(key.encode()) <= 63 and key.isprintable() and key == key.strip() and max(key) <= "\uffff"
 
 
-def _short(ids: list[str]) -> list[str]:
+def _keys(ids: list[str]) -> list[str]:
+    if ids and ids[-1].startswith("#"):
+        # records that never were on a bus have no id that would mean the same in the next batch
+        nowhere = uuid4().hex
+        ids = [f"{nowhere}{one}" if one.startswith("#") else one for one in ids]
     if not ids or max(map(len, ids)) <= KEY_CHARS:
         return ids
     return [one if len(one) <= KEY_CHARS else blake2b(one.encode(), digest_size=16).hexdigest() for one in ids]

@@ -114,6 +114,7 @@ class Connector(PullConnector[Config]):
         client = await open_session(self.config.url, self.config.timeout, self.config.security)
         self._client = client
         self._points: dict[Any, Point | str] = {}
+        self._said: set[str] = set()
         self._left_out: set[str] = set()
         try:
             read = [ua.ReadValueId(NodeId=ua.NodeId(number), AttributeId=ua.AttributeIds.Value) for number in _LIMITS]
@@ -206,7 +207,9 @@ class Connector(PullConnector[Config]):
         if len(points) == 1:
             return [Failed(entities[0], reason)]
         half = len(points) // 2
-        self.log.info("a read of %d nodes failed, it is tried in halves: %s", len(points), reason)
+        if reason not in self._said:
+            self._said.add(reason)
+            self.log.info("a read of %d nodes failed, it is tried in halves: %s", len(points), reason)
         first = await self._read(client, entities[:half], points[:half])
         return first + await self._read(client, entities[half:], points[half:])
 
