@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from karez.options import Duration, Secret, Timezone, find_zone, suggest
     from karez.records import DEFAULT_CATEGORY, META, Entity, Failed, Record, Records, category_of
     from karez.roles import (
+        RESERVED_CATEGORIES,
         Aggregator,
         AggregatorConfig,
         ConnectorConfig,
@@ -33,6 +34,7 @@ else:
 __all__ = [
     "DEFAULT_CATEGORY",
     "META",
+    "RESERVED_CATEGORIES",
     "Aggregator",
     "AggregatorConfig",
     "ConfigError",

@@ -215,6 +215,10 @@ def _draft(entry: Entry, registry: Registry, problems: list[Problem], missing: l
         return draft
     try:
         draft.plugin = registry.find(entry.kind, type_name)
+    except PluginError as error:
+        problems.append(draft.error(mask(str(error), entry), ("type",)))
+        return draft
+    try:
         config_class = draft.plugin.config
     except PluginError as error:
         missing.append(draft.error(mask(str(error), entry), ("type",)))

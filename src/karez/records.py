@@ -24,7 +24,7 @@ DEFAULT_CATEGORY = "telemetry"
 TASK = "Karez-Task"
 DEADLINE = "Karez-Deadline"
 CONTENT_TYPE = "Karez-Content-Type"
-COUNT = "Karez-Count"
+CATEGORY = "Karez-Category"
 TEXT = "text"
 
 
@@ -125,6 +125,22 @@ def decode_lines(body: bytes, text: bool = False) -> list[Record]:
         if not isinstance(record, dict | str):
             raise ValueError(f"a record is an object or a text, this line is {type(record).__name__}")
     return records
+
+
+def decode_each(body: bytes, text: bool = False) -> tuple[list[Record], list[str]]:
+    """The records in a message's body, and the lines that are none: one broken line does not take the others along."""
+    try:
+        return decode_lines(body, text), []
+    except ValueError:
+        pass
+    records: list[Record] = []
+    broken: list[str] = []
+    for line in body.split(b"\n"):
+        try:
+            records += decode_lines(line, text)
+        except ValueError:
+            broken.append(line.decode("utf-8", "backslashreplace"))
+    return records, broken
 
 
 def encode_task(task: Task) -> bytes:

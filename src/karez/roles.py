@@ -84,7 +84,7 @@ class DispatcherConfig(Config):
     """Connector that is asked for the entities."""
     batch_size: int = Field(default=100, ge=1, le=1_000_000)
     """Entities in one task."""
-    interval: Annotated[Duration, Field(gt=0)] | None = None
+    interval: Annotated[Duration, Field(ge=0.001)] | None = None
     """Time from one round to the next: seconds, or a number with its unit."""
     cron: str | None = None
     """Rounds by a cron expression, in place of an interval."""
@@ -99,8 +99,7 @@ class DispatcherConfig(Config):
     missed: Literal["skip", "latest", "all"] = "latest"
     """Rounds that were missed while nobody could dispatch: none, the latest or all of them are made up for."""
     entities_refresh: Annotated[Duration, Field(ge=0)] | None = None
-    """How long the entities are kept before they are loaded anew; unless set, they are loaded for every round, or every five minutes where the
-    connector is asked for them."""
+    """How long the entities are kept; unless set they are loaded for every round, or every five minutes where the connector is asked."""
 
     @model_validator(mode="after")
     def _one_schedule(self) -> DispatcherConfig:

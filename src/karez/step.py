@@ -55,6 +55,7 @@ class Emission:
     source: str
     branch: str
     records: list[Record]
+    category: str = DEFAULT_CATEGORY
 
 
 @dataclass(slots=True)
@@ -243,7 +244,7 @@ async def through(node: Node, records: list[Record], category: str, branch: str,
         if target is None:
             result.emissions.append(Emission("category", category, node.name, way, batch))
         elif _leaves(target):
-            result.emissions.append(Emission(target.kind, target.name, node.name, way, batch))
+            result.emissions.append(Emission(target.kind, target.name, node.name, way, batch, category))
         else:
             for made, outputs in await convert(target, batch, category, result):
                 await through(target, outputs, made, way if made == category else f"{way}:{made}", result)

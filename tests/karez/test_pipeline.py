@@ -220,7 +220,7 @@ def test_modes_schedules_and_zones_have_errors_of_their_own(build):
     start = "dispatchers:\n  - {type: default, connector: tiro_mock, entities: [a], "
     for options, sentence in {
         "interval: 1, mode: brust": "`brust` is none of burst, rand, even, rand_mixed, even_mixed; did you mean `burst`?",
-        "interval: 0": "dispatchers[0].interval: must be greater than 0, not 0",
+        "interval: 0": "dispatchers[0].interval: must be at least 0.001, not 0",
         "interval: 1, batch_size: 0": "dispatchers[0].batch_size: must be at least 1, not 0",
         "batch_size: 1": "dispatchers[0]: a dispatcher needs an `interval`",
         "interval: 1, cron: '* * * * *'": "dispatchers[0]: `interval` and `cron` exclude each other",

@@ -20,7 +20,7 @@ from karez.bus import Bus
 from karez.bus.topology import category_subject, converter_subject, data_stream, dead_subject, streams, task_subject
 from karez.errors import BusError, NotConnected
 from karez.pipeline import Node
-from karez.records import CONTENT_TYPE, DEADLINE, TEXT, Record, Task, derived_id, encode_lines, encode_task
+from karez.records import CATEGORY, CONTENT_TYPE, DEADLINE, TEXT, Record, Task, derived_id, encode_lines, encode_task
 from karez.roles import RESERVED_CATEGORIES
 from karez.state import Ledger, store
 from karez.step import DeadLetters, Emission, Result
@@ -232,7 +232,7 @@ class Worker(ABC):
             ]
         category = emission.name if emission.kind == "category" else ""
         subject = category_subject(category, emission.source) if category else converter_subject(emission.name)
-        messages = []
+        messages: list[tuple[str, bytes, str, dict[str, str] | None, str, int]] = []
         for part, of, (body, is_text) in self._parts(records):
             if len(body) > self.bus.max_payload - _RESERVE:
                 reason = f"a record of {len(body)} bytes is larger than the bus takes ({self.bus.max_payload})"
@@ -240,7 +240,9 @@ class Worker(ABC):
                 continue
             way_of_part = f"{way}:{part}/{of}@{len(records)}" if of > 1 else way
             count = len(records) if of == 1 else body.count(b"\n") + 1
-            headers = {CONTENT_TYPE: TEXT} if is_text else None
+            headers = {CONTENT_TYPE: TEXT} if is_text else {}
+            if not category:
+                headers[CATEGORY] = emission.category
             messages.append((subject, body, derived_id(origin, way_of_part), headers, category, count))
         return messages
 

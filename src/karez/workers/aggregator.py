@@ -12,7 +12,7 @@ from karez.bus import Message, Subscription
 from karez.bus.topology import aggregator_durable
 from karez.errors import NotConnected
 from karez.pipeline import Node
-from karez.records import CONTENT_TYPE, TEXT, Record, Records, decode_lines
+from karez.records import CONTENT_TYPE, TEXT, Record, Records, decode_each
 from karez.step import DeadLetters
 from karez.workers import IDS, ONLY, Shared, Worker
 
@@ -35,6 +35,7 @@ class AggregatorWorker(Worker):
         self._done: deque[int] = deque(maxlen=_REMEMBERED)
         self._is_done: set[int] = set()
         self._rejected_in_a_row = 0
+        self._broken: list[tuple[Message, list[str]]] = []
 
     @property
     def progress(self) -> int:
@@ -84,12 +85,9 @@ class AggregatorWorker(Worker):
             if message.seq in self._is_done or message.headers.get(ONLY, self.node.name) != self.node.name:
                 taken.append((message, 0))
                 continue
-            try:
-                found = self._decode(message)
-            except ValueError as error:
-                taken.append((message, -1))
-                self.note(error)
-                continue
+            found, broken = self._decode(message)
+            if broken:
+                self._broken.append((message, broken))
             if IDS in message.headers:  # a replayed dead letter: its records keep the ids that they had
                 if taken:
                     self._waiting.appendleft(message)
@@ -99,21 +97,18 @@ class AggregatorWorker(Worker):
             taken.append((message, len(found)))
         return Records(records, [(message.id, count) for message, count in taken if count > 0]), taken
 
-    def _decode(self, message: Message) -> list[Record]:
-        is_text = message.headers.get(CONTENT_TYPE) == TEXT
-        if self.node.config.json_:
-            return decode_lines(message.body, is_text)
-        return list(message.body.decode().split("\n"))
+    def _decode(self, message: Message) -> tuple[list[Record], list[str]]:
+        return decode_each(message.body, not self.node.config.json_ or message.headers.get(CONTENT_TYPE) == TEXT)
 
     async def _deliver(self, batch: tuple[Records, list[tuple[Message, int]]]) -> None:
         records, taken = batch
         messages = [message for message, _ in taken]
         beat = asyncio.create_task(self._beat(messages))
         try:
-            for message, count in taken:
-                if count < 0:
-                    text = message.body.decode("utf-8", "replace")
-                    await self.dead_letter(DeadLetters("aggregator", self.node.name, "decode", "no JSON and no text", [text]), message.id)
+            for message, lines in self._broken:
+                letters = DeadLetters("aggregator", self.node.name, "decode", "a line is no record", list(lines))
+                await self.dead_letter(letters, message.id)
+            self._broken.clear()
             dead = await self._write(records) if records else 0
         except NotConnected:  # it is time to stop
             self._waiting.extendleft(reversed(messages))

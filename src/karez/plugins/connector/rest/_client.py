@@ -17,7 +17,7 @@ import httpx2
 import stamina
 
 from karez import NotConnected
-from karez.plugins.connector.rest._answer import Unread, decode
+from karez.plugins.connector.rest._answer import NoSuchPage, Unread, decode
 from karez.plugins.connector.rest._options import HttpConfig, Security, timeout_of
 
 # both log a line for every request or attempt, with its address and so with what keys it carries
@@ -222,7 +222,7 @@ class Client:
         if status in _TRY_AGAIN or status >= 500:
             again = status in _TRY_AGAIN and (request.idempotent or status == 429)
             return Unread(reason, away=True, again=again, retry_after=_retry_after(response))
-        return Unread(reason, divide=status in _TOO_MUCH_AT_ONCE, no_such_page=status == 404)
+        return (NoSuchPage if status == 404 else Unread)(reason, divide=status in _TOO_MUCH_AT_ONCE)
 
     def _about_credentials(self, response: httpx2.Response) -> str:
         security = self._config.security

@@ -9,7 +9,7 @@ from urllib.parse import urljoin
 import httpx2
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from karez.plugins.connector.rest._answer import Unread, find, items_at, parse_path
+from karez.plugins.connector.rest._answer import NoSuchPage, Unread, find, items_at, parse_path
 from karez.plugins.connector.rest._client import Answer, Client, Request
 
 
@@ -132,8 +132,8 @@ def _check_next(client: Client, request: Request, following: Request, number: in
 async def _next_page(client: Client, request: Request, pagination: Pagination) -> Answer | None:
     try:
         return await client.ask(request)
-    except Unread as error:
-        # many servers say so when there is no such page
-        if pagination.type == "page" and error.no_such_page:
+    except NoSuchPage:
+        # many servers say so after the last page
+        if pagination.type == "page":
             return None
         raise
