@@ -245,8 +245,8 @@ def test_all_problems_of_all_entries_come_at_once(build):
 # plugins
 
 
-def test_an_unknown_type_is_a_problem_of_plugins_with_its_place(build):
-    with pytest.raises(PluginError) as caught:
+def test_an_unknown_type_is_an_error_of_the_configuration_with_its_place(build):
+    with pytest.raises(ConfigError) as caught:
         build(f"connectors:\n  - {MOCK}\n  - type: tiro_mok\n")
     assert "k.yaml:3:5: error: connectors[1].type: no connector of type `tiro_mok`; did you mean `tiro_mock`?" in str(caught.value)
 

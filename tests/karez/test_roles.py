@@ -54,8 +54,8 @@ def test_by_default_nothing_is_warned_of():
     [
         ({"interval": None}, "needs an `interval`"),
         ({"cron": "* * * * *"}, "exclude each other"),
-        ({"interval": 0}, "greater than 0"),
-        ({"interval": -1}, "greater than 0"),
+        ({"interval": 0}, "greater than or equal to 0.001"),
+        ({"interval": -1}, "greater than or equal to 0.001"),
         ({"interval": "10x"}, "is not a duration"),
         ({"interval": None, "cron": "every day"}, "is not a cron expression"),
         ({"interval": None, "cron": ""}, "is not a cron expression"),

@@ -373,8 +373,12 @@ async def test_a_wrong_password_rejects_nothing(mariadb):
 
 @pytest.mark.parametrize("backend", ["postgresql", "mariadb"])
 async def test_a_server_that_never_answers_is_not_waited_for_for_ever(backend):
-    async def keep_silent(reader, _writer):
+    gone = asyncio.Event()
+
+    async def keep_silent(reader, writer):
         await reader.read()
+        writer.close()
+        gone.set()
 
     server = await asyncio.start_server(keep_silent, "127.0.0.1", 0)
     async with server:
@@ -383,6 +387,7 @@ async def test_a_server_that_never_answers_is_not_waited_for_for_ever(backend):
         with pytest.raises(NotConnected, match=r"no answer within 0.05 s") as caught:
             await node.role.open()
         assert "secret" not in str(caught.value)
+        await gone.wait()
 
 
 async def test_a_locked_sqlite_waits_and_stores_nothing_twice(tmp_path):
