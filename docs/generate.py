@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "plugins"
 SOURCES = Path(registry.__file__).parent
 SHARED = dict(zip(KINDS, (DispatcherConfig, ConnectorConfig, ConverterConfig, AggregatorConfig), strict=True))
+COLUMNS = ("option", "type", "default", "meaning")
 BEGIN, END = "<!-- plugins -->", "<!-- /plugins -->"
 NOTE = "<!-- made by docs/generate.py from the plugin's own file; do not edit -->"
 
@@ -36,7 +37,7 @@ def generated() -> dict[Path, str]:
     plugins = [plugin for plugin in found if plugin.origin == "built in"]
     files = {PAGES / plugin.kind / f"{plugin.type}.md": page(plugin) for plugin in plugins}
     files[PAGES / "README.md"] = f"# Plugins\n\n{NOTE}\n\n{table(plugins, PAGES)}\n"
-    files[ROOT / "docs" / "karez.schema.json"] = json.dumps(Pipeline.schema(found), indent=2, ensure_ascii=False) + "\n"
+    files[ROOT / "docs" / "karez.schema.json"] = json.dumps(Pipeline.schema(found), indent=2) + "\n"
     readme = ROOT / "README.md"
     before, begin, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -77,11 +78,8 @@ def page(plugin: Plugin) -> str:
 
 def listed(plugin: Plugin, options: Iterable[ConfigOption]) -> str:
     """A table of options."""
-    rows = [
-        (f"`{option.name}`", option.type, "required" if option.required else default(plugin, option), option.description)
-        for option in options
-    ]
-    return grid(("option", "type", "default", "meaning"), rows)
+    rows = ((f"`{o.name}`", o.type, "required" if o.required else default(plugin, o), o.description) for o in options)
+    return grid(COLUMNS, rows)
 
 
 def nested(plugin: Plugin) -> list[str]:
@@ -103,7 +101,7 @@ def nested(plugin: Plugin) -> list[str]:
                 )
                 for key, inner in model["properties"].items()
             ]
-            parts += [f"### In `{name}`", grid(("option", "type", "default", "meaning"), rows)]
+            parts += [f"### In `{name}`", grid(COLUMNS, rows)]
     return parts
 
 

@@ -1,7 +1,7 @@
 """The bus on NATS JetStream: stored on disk, acknowledged, shared by any number of processes and hosts.
 
-What nats-py does not do is done here: a window of publishes in flight that is bounded in messages and bytes, one
-long-lived pull request a subscription instead of repeated fetches, and both taken up again after the server was away.
+What nats-py does not do is done here and beside: a window of publishes in flight that is bounded in messages and bytes
+(here), one long-lived pull request a subscription (`pull.py`), less work for each message (`client.py`).
 """
 
 from __future__ import annotations
@@ -13,22 +13,20 @@ import logging
 import os
 import socket
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
-import nats
 import nats.errors
 import nats.js.errors
-from nats.aio.client import Client
-from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, DiscardPolicy, KeyValueConfig, RetentionPolicy, StorageType, StreamConfig
 from nats.js.kv import KeyValue
 
 from karez.bus import Backlog, Bus, Durable, Message, Retention, Stream, StreamState, Subscription, Value
+from karez.bus.client import LeanClient, frame, read_headers
+from karez.bus.pull import Pull
 from karez.errors import BusFull, BusRefused, BusUnreachable
 
 log = logging.getLogger("karez.bus")
@@ -38,14 +36,10 @@ OLDEST_SERVER = (2, 14)
 _IN_FLIGHT_MESSAGES = 256
 _IN_FLIGHT_BYTES = 32 * 1024 * 1024
 _PUBLISH_TIMEOUT = 5.0
-_HEARTBEAT = 1.0
-_PULL_EXPIRES = 30.0
 _FULL = frozenset({10077, 10047, 10023})  # maximum bytes, messages or messages per subject; storage resources
-_DURATION = 1_000_000_000
 
 
 class _PubAck(msgspec.Struct):
-    duplicate: bool = False
     error: dict[str, Any] | None = None
 
 
@@ -59,30 +53,31 @@ class NatsBus(Bus):
         self.address = address
         self._start_deadline = start_deadline
         self._name = f"{name}@{socket.gethostname()}/{os.getpid()}"
-        self._nc: Client = Client()
+        self._nc = LeanClient()
         self._js: JetStreamContext
         self._inbox = ""
         self._numbers = itertools.count(1)
-        self._in_flight: dict[str, tuple[asyncio.Future[bool], float, int]] = {}
+        self._in_flight: dict[int, tuple[asyncio.Future[bool], float, int]] = {}
         self._bytes_in_flight = 0
         self._room = asyncio.Event()
         self._room.set()
-        self._pulls: set[_Pull] = set()
+        self._pulls: set[Pull] = set()
         self._buckets: dict[str, KeyValue] = {}
         self._sweeper: asyncio.Task[None] | None = None
         self._violation = ""
-        self._durables: tuple[Sequence[Stream], Sequence[Durable]] = ((), ())
+        self._declared: tuple[list[Stream], list[Durable]] = ([], [])
 
     # -- life
 
     async def open(self) -> None:
         await self._wait_for_port()
         try:
-            self._nc = await nats.connect(
+            self._nc = LeanClient()
+            await self._nc.connect(
                 self.address.split(","),
                 name=self._name,
                 max_reconnect_attempts=-1,
-                reconnect_time_wait=0.25,
+                reconnect_time_wait=0.25,  # type: ignore[arg-type]  # seconds, and a fraction is taken
                 connect_timeout=5,
                 ping_interval=10,
                 max_outstanding_pings=2,
@@ -101,7 +96,7 @@ class NatsBus(Bus):
         self.max_payload = self._nc.max_payload
         await self._check_server()
         self._inbox = self._nc.new_inbox()
-        await self._nc.subscribe(f"{self._inbox}.*", cb=self._on_stored, pending_msgs_limit=-1, pending_bytes_limit=-1)
+        await self._nc.subscribe_directly(f"{self._inbox}.*", self._on_stored)
         self._sweeper = asyncio.create_task(self._sweep(), name="bus sweeper")
 
     async def _wait_for_port(self) -> None:
@@ -199,35 +194,37 @@ class NatsBus(Bus):
             self._room.clear()
             await self._room.wait()
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        key = f"{self._inbox}.{next(self._numbers)}"
+        key = next(self._numbers)
         self._in_flight[key] = (future, time.monotonic() + _PUBLISH_TIMEOUT, len(body))
         self._bytes_in_flight += len(body)
         try:
-            await self._nc.publish(subject, body, key, {"Nats-Msg-Id": id, **headers} if headers else {"Nats-Msg-Id": id})
-        except nats.errors.MaxPayloadError:
-            self._finish(key, BusRefused(f"a message of {len(body)} bytes is larger than the server allows"))
+            message = frame(subject, body, f"{self._inbox}.{key}", {"Nats-Msg-Id": id, **headers} if headers else {"Nats-Msg-Id": id})
+            if len(body) >= self.max_payload:
+                raise ValueError(f"a message of {len(body)} bytes is larger than the server allows ({self.max_payload})")
+            await self._nc.send([message])
+        except ValueError as error:
+            self._finish(key, BusRefused(str(error)))
         except (nats.errors.Error, OSError) as error:
             self._finish(key, BusUnreachable(f"{self.address}: {error}"))
         return future
 
-    async def _on_stored(self, message: Msg) -> None:
-        key = message.subject
-        if message.headers and message.headers.get("Status") == "503":
+    def _on_stored(self, subject: bytes, reply: bytes, body: bytes, block: bytes | None) -> None:
+        key = int(subject[len(self._inbox) + 1 :])
+        if b'"error"' not in body and body.startswith(b'{"stream"'):
+            self._finish(key, b'"duplicate"' in body)
+            return
+        if read_headers(block).get("Status") == "503":
             self._finish(key, BusRefused("no stream takes this subject; was it deleted?"))
             return
         try:
-            ack = _decode_ack(message.data)
-        except msgspec.MsgspecError as error:
-            self._finish(key, BusUnreachable(f"an answer of the server cannot be read: {error}"))
-            return
-        if ack.error is None:
-            self._finish(key, ack.duplicate)
-        elif ack.error.get("err_code") in _FULL:
-            self._finish(key, BusFull(str(ack.error.get("description"))))
-        else:
-            self._finish(key, BusUnreachable(f"the server did not store a message: {ack.error.get('description')}"))
+            error = _decode_ack(body).error or {}
+        except msgspec.MsgspecError as problem:
+            error = {"description": f"its answer cannot be read: {problem}"}
+        text = str(error.get("description"))
+        full = error.get("err_code") in _FULL
+        self._finish(key, BusFull(text) if full else BusUnreachable(f"the server did not store a message: {text}"))
 
-    def _finish(self, key: str, outcome: bool | Exception) -> None:
+    def _finish(self, key: int, outcome: bool | Exception) -> None:
         entry = self._in_flight.pop(key, None)
         if entry is None:
             return
@@ -256,7 +253,9 @@ class NatsBus(Bus):
     # -- streams and durables
 
     async def declare(self, streams: Sequence[Stream], durables: Sequence[Durable]) -> None:
-        self._durables = (streams, durables)
+        known_streams, known_durables = self._declared
+        known_streams += [stream for stream in streams if stream not in known_streams]
+        known_durables += [durable for durable in durables if durable not in known_durables]
         try:
             await asyncio.gather(*(self._declare_stream(stream) for stream in streams))
             await asyncio.gather(*(self._declare_durable(durable) for durable in durables))
@@ -300,10 +299,13 @@ class NatsBus(Bus):
         )
 
     async def subscribe(self, durable: Durable, window: int) -> Subscription:
-        pull = _Pull(self, self._nc, durable, window)
+        pull = Pull(self._nc, durable, window, self._declare_again)
         await pull.open()
-        self._pulls.add(pull)
+        self._pulls = {other for other in self._pulls if not other.is_closed} | {pull}
         return pull
+
+    async def _declare_again(self) -> None:
+        await self.declare(*self._declared)
 
     async def backlog(self, durable: Durable) -> Backlog:
         info = await self._js.consumer_info(durable.stream, durable.name)
@@ -402,110 +404,3 @@ class NatsBus(Bus):
     async def forget(self, bucket: str, key: str) -> None:
         with contextlib.suppress(nats.errors.Error, TimeoutError):
             await self._buckets[bucket].delete(key)
-
-
-class _Pull(Subscription):
-    """One pull request that is renewed before it runs dry; so a message waits for no round trip."""
-
-    def __init__(self, bus: NatsBus, nc: Client, durable: Durable, window: int) -> None:
-        self._bus, self._nc, self._durable, self._window = bus, nc, durable, window
-        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{durable.stream}.{durable.name}"
-        self._messages: deque[Message] = deque()
-        self._wake = asyncio.Event()
-        self._asked = 0
-        self._heard = time.monotonic()
-        self._is_closed = False
-        self._inbox = nc.new_inbox()
-        self._subscription: Any = None
-
-    async def open(self) -> None:
-        self._subscription = await self._nc.subscribe(self._inbox, cb=self._on_message, pending_msgs_limit=-1, pending_bytes_limit=-1)
-        await self._pull()
-
-    async def _pull(self) -> None:
-        wanted = self._window - self._asked - len(self._messages)
-        if self._is_closed or wanted <= 0 or not self._nc.is_connected:
-            return
-        self._asked += wanted
-        request = {"batch": wanted, "expires": int(_PULL_EXPIRES * _DURATION), "idle_heartbeat": int(_HEARTBEAT * _DURATION)}
-        with contextlib.suppress(nats.errors.Error, OSError):  # is_silent finds out and asks again
-            await self._nc.publish(self._subject, msgspec.json.encode(request), self._inbox)
-
-    async def start_over(self) -> None:
-        """Ask anew: the server forgot the request, or its answer was lost."""
-        self._asked = 0
-        self._heard = time.monotonic()
-        await self._pull()
-
-    def is_silent(self, now: float) -> bool:
-        """Whether an open request got neither message nor heartbeat for too long."""
-        return not self._is_closed and len(self._messages) < self._window and now - self._heard > 4 * _HEARTBEAT
-
-    async def _on_message(self, raw: Msg) -> None:
-        self._heard = time.monotonic()
-        headers = raw.headers
-        if headers is not None and not raw.reply.startswith("$JS.ACK") and "Status" in headers:
-            await self._on_status(headers)
-            return
-        self._asked = max(0, self._asked - 1)
-        # $JS.ACK.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<time>.<pending>; v2 has domain and account first
-        tokens = raw.reply.split(".")
-        first = 4 if len(tokens) < 11 else 6
-        seq, deliveries, pending = int(tokens[first + 1]), int(tokens[first]), int(tokens[first + 4])
-        message = Message(raw.subject, raw.data, headers, raw.reply, seq, deliveries, pending)
-        self._messages.append(message)
-        self._wake.set()
-
-    async def _on_status(self, headers: dict[str, str]) -> None:
-        status = headers["Status"]
-        if status == "100":
-            return
-        if status == "409" and "Consumer Deleted" in headers.get("Description", ""):
-            log.error("the durable %s was deleted from stream %s; it is made again", self._durable.name, self._durable.stream)
-            with contextlib.suppress(BusRefused):
-                await self._bus.declare(*self._bus._durables)
-            self._asked = 0
-        else:
-            self._asked = max(0, self._asked - int(headers.get("Nats-Pending-Messages", self._asked) or 0))
-        await self._pull()
-
-    async def next(self, timeout: float | None = None) -> list[Message]:
-        if not self._messages and not self._is_closed:
-            self._wake.clear()
-            try:
-                async with asyncio.timeout(timeout):
-                    await self._wake.wait()
-            except TimeoutError:
-                return []
-        messages = list(self._messages)
-        self._messages.clear()
-        if self._asked <= self._window // 2:
-            await self._pull()
-        return messages
-
-    async def ack(self, messages: Sequence[Message]) -> None:
-        await self._answer(messages, b"+ACK")
-
-    async def nak(self, messages: Sequence[Message], delay: float = 0.0) -> None:
-        await self._answer(messages, b'-NAK {"delay": %d}' % int(delay * _DURATION) if delay else b"-NAK")
-
-    async def in_progress(self, messages: Sequence[Message]) -> None:
-        await self._answer(messages, b"+WPI")
-
-    async def _answer(self, messages: Sequence[Message], answer: bytes) -> None:
-        for message in messages:
-            with contextlib.suppress(nats.errors.Error, OSError):  # unanswered messages come again, that is what ack_wait is for
-                await self._nc.publish(message.token, answer)
-
-    async def close(self) -> None:
-        if self._is_closed:
-            return
-        self._is_closed = True
-        self._bus._pulls.discard(self)
-        with contextlib.suppress(nats.errors.Error, OSError):
-            await self._subscription.unsubscribe()
-            if self._nc.is_connected:
-                await self._nc.flush(2)
-        await self.nak(list(self._messages))
-        self._messages.clear()
-        self._wake.set()

@@ -1,0 +1,83 @@
+"""nats-py's client with a short way for messages in bulk: no task, no queue, no dictionary of headers for each of them.
+
+It overrides one method of nats-py and uses its buffer of pending output; both are of the version that is locked, and the
+tests of the bus contract run over them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import nats.errors
+from nats.aio.client import Client
+
+Receive = Callable[[bytes, bytes, bytes, bytes | None], None]
+"""Called with subject, reply, body and the block of headers."""
+
+_VERSION = b"NATS/1.0\r\n"
+
+
+class LeanClient(Client):
+    """A connection whose direct subscriptions are called as soon as their message is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._direct: dict[int, Receive] = {}
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any) -> None:
+        receive = self._direct.get(sid)
+        if receive is None:
+            await super()._process_msg(sid, subject, reply, data, headers)
+        else:
+            receive(subject, reply, data, headers)
+
+    async def subscribe_directly(self, subject: str, receive: Receive) -> Any:
+        """Subscribe with a plain function, which must be quick and must not raise."""
+        subscription = await self.subscribe(subject)
+        self._direct[subscription._id] = receive
+        return subscription
+
+    async def send(self, frames: list[bytes]) -> None:
+        """Send protocol frames; waits when too much waits already. Raises nats-py's errors when it cannot take them."""
+        if self.is_closed:
+            raise nats.errors.ConnectionClosedError
+        size = sum(map(len, frames))
+        if not self.is_connected and size + self._pending_data_size > self._max_pending_size:
+            raise nats.errors.OutboundBufferLimitError
+        self._pending.extend(frames)
+        self._pending_data_size += size
+        if self._pending_data_size > self._max_pending_size:
+            await self._flush_pending(force_flush=True)
+        elif self._flush_queue is not None and self._flush_queue.empty():
+            # what follows until the flusher runs goes out with it, in one write
+            self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
+
+
+def frame(subject: str, body: bytes, reply: str = "", headers: dict[str, str] | None = None) -> bytes:
+    """A message as it is sent. Raises `ValueError` for a subject or header that would end the line early."""
+    if " " in subject or not subject.isprintable() or not subject:
+        raise ValueError(f"{subject!r} is no subject")
+    if not headers:
+        return f"PUB {subject} {reply} {len(body)}\r\n".encode() + body + b"\r\n"
+    lines = "".join([f"{key}: {value}\r\n" for key, value in headers.items()])
+    if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
+        raise ValueError(f"a header of a message to {subject} has a line break")
+    block = _VERSION + lines.encode() + b"\r\n"
+    return f"HPUB {subject} {reply} {len(block)} {len(block) + len(body)}\r\n".encode() + block + body + b"\r\n"
+
+
+def read_headers(block: bytes | None) -> dict[str, str]:
+    """The headers in a block; an inline status is `Status` and `Description`."""
+    if not block:
+        return {}
+    first, *lines = block.decode("utf-8", "replace").split("\r\n")
+    headers = {}
+    for line in lines:
+        key, colon, value = line.partition(":")
+        if colon:
+            headers[key] = value.strip()
+    if len(first) > 8:
+        headers["Status"], _, headers["Description"] = first[9:].partition(" ")
+    return headers

@@ -1,0 +1,132 @@
+"""A subscription on JetStream: one pull request that is renewed before it runs dry, so that a message waits for no round trip."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+import nats.errors
+
+from karez.bus import Durable, Message, Subscription
+from karez.bus.client import LeanClient, frame, read_headers
+from karez.errors import BusError
+
+log = logging.getLogger("karez.bus")
+
+_HEARTBEAT = 1.0
+_EXPIRES = 30.0
+_NANOSECONDS = 1_000_000_000
+
+
+class Pull(Subscription):
+    """`lost` is called when somebody deleted the durable, to make it again."""
+
+    def __init__(self, nc: LeanClient, durable: Durable, window: int, lost: Callable[[], Awaitable[None]]) -> None:
+        self._nc, self._durable, self._window, self._lost = nc, durable, window, lost
+        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{durable.stream}.{durable.name}"
+        self._messages: deque[Message] = deque()
+        self._wake = asyncio.Event()
+        self._asked = 0
+        self._heard = time.monotonic()
+        self.is_closed = False
+        self._inbox = nc.new_inbox()
+        self._subscription: Any = None
+        self._side: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Ask for the first messages."""
+        self._subscription = await self._nc.subscribe_directly(self._inbox, self._on_message)
+        await self._pull()
+
+    async def _pull(self) -> None:
+        wanted = self._window - self._asked - len(self._messages)
+        if self.is_closed or wanted <= 0 or not self._nc.is_connected:
+            return
+        self._asked += wanted
+        request = {"batch": wanted, "expires": int(_EXPIRES * _NANOSECONDS), "idle_heartbeat": int(_HEARTBEAT * _NANOSECONDS)}
+        with contextlib.suppress(nats.errors.Error, OSError):  # is_silent finds out and asks again
+            await self._nc.send([frame(self._subject, msgspec.json.encode(request), self._inbox)])
+
+    async def start_over(self) -> None:
+        """Ask anew: the server forgot the request, or its answer was lost."""
+        self._asked = 0
+        self._heard = time.monotonic()
+        await self._pull()
+
+    def is_silent(self, now: float) -> bool:
+        """Whether an open request got neither message nor heartbeat for too long."""
+        return not self.is_closed and len(self._messages) < self._window and now - self._heard > 4 * _HEARTBEAT
+
+    def _on_message(self, subject: bytes, reply: bytes, body: bytes, block: bytes | None) -> None:
+        self._heard = time.monotonic()
+        headers = read_headers(block)
+        if not reply.startswith(b"$JS.ACK."):
+            if "Status" in headers and headers["Status"] != "100":
+                task = asyncio.get_running_loop().create_task(self._on_status(headers))
+                self._side.add(task)
+                task.add_done_callback(self._side.discard)
+            return
+        self._asked = max(0, self._asked - 1)
+        token = reply.decode()
+        # $JS.ACK.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<time>.<pending>; v2 has domain and account first
+        parts = token.split(".")
+        first = 4 if len(parts) < 11 else 6
+        seq, deliveries, pending = int(parts[first + 1]), int(parts[first]), int(parts[first + 4])
+        self._messages.append(Message(subject.decode(), body, headers, token, seq, deliveries, pending))
+        self._wake.set()
+
+    async def _on_status(self, headers: dict[str, str]) -> None:
+        if headers["Status"] == "409" and "Consumer Deleted" in headers["Description"]:
+            log.error("the durable %s was deleted from stream %s; it is made again", self._durable.name, self._durable.stream)
+            with contextlib.suppress(BusError):
+                await self._lost()
+            self._asked = 0
+        else:
+            self._asked = max(0, self._asked - int(headers.get("Nats-Pending-Messages", self._asked) or 0))
+        await self._pull()
+
+    async def next(self, timeout: float | None = None) -> list[Message]:
+        if not self._messages and not self.is_closed:
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._wake.wait()
+            except TimeoutError:
+                return []
+        messages = list(self._messages)
+        self._messages.clear()
+        if self._asked <= self._window // 2:
+            await self._pull()
+        return messages
+
+    async def ack(self, messages: Sequence[Message]) -> None:
+        await self._answer(messages, b"+ACK")
+
+    async def nak(self, messages: Sequence[Message], delay: float = 0.0) -> None:
+        await self._answer(messages, b'-NAK {"delay": %d}' % int(delay * _NANOSECONDS) if delay else b"-NAK")
+
+    async def in_progress(self, messages: Sequence[Message]) -> None:
+        await self._answer(messages, b"+WPI")
+
+    async def _answer(self, messages: Sequence[Message], answer: bytes) -> None:
+        if messages:
+            with contextlib.suppress(nats.errors.Error, OSError):  # what is not answered comes again, that is what ack_wait is for
+                await self._nc.send([b"PUB %b %d\r\n%b\r\n" % (message.token.encode(), len(answer), answer) for message in messages])
+
+    async def close(self) -> None:
+        if self.is_closed:
+            return
+        self.is_closed = True
+        with contextlib.suppress(nats.errors.Error, OSError):
+            await self._subscription.unsubscribe()
+            if self._nc.is_connected:
+                await self._nc.flush(2)
+        await self.nak(list(self._messages))
+        self._messages.clear()
+        self._wake.set()
