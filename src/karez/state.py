@@ -14,12 +14,12 @@ import socket
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
 
-from karez.bus import Bus
+from karez.bus import Bus, Message, Subscription
 from karez.bus.topology import LEASES, STATE, outcome_subject
 from karez.errors import BusError
 from karez.records import as_json
@@ -65,11 +65,12 @@ def task_origin(task: str) -> tuple[str, int, int]:
 
 
 class Ledger:
-    """Writes rows in batches; what waits for a row (the task's acknowledgement) is done when the row is stored."""
+    """Writes rows in batches; a task's message is acknowledged when its row is stored."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._rows: list[tuple[Outcome, Callable[[], Awaitable[None]] | None]] = []
+        self._rows: list[Outcome] = []
+        self._acks: dict[Subscription, list[Message]] = {}
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -77,9 +78,11 @@ class Ledger:
         self._process = uuid.uuid4().hex[:12]
         self._number = 0
 
-    def add(self, outcome: Outcome, then: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Write a row soon, and call `then` when it is stored."""
-        self._rows.append((outcome, then))
+    def add(self, outcome: Outcome, subscription: Subscription | None = None, message: Message | None = None) -> None:
+        """Write a row soon, and acknowledge the task's message when it is stored."""
+        self._rows.append(outcome)
+        if subscription is not None and message is not None:
+            self._acks.setdefault(subscription, []).append(message)
         self._idle.clear()
         self._wake.set()
 
@@ -100,13 +103,13 @@ class Ledger:
             await self._wake.wait()
             self._wake.clear()
             rows, self._rows = self._rows, []
+            acks, self._acks = self._acks, {}
             by_dispatcher: dict[str, list[Outcome]] = defaultdict(list)
-            for outcome, _ in rows:
+            for outcome in rows:
                 by_dispatcher[outcome.dispatcher].append(outcome)
             await asyncio.gather(*(self._write(dispatcher, outcomes) for dispatcher, outcomes in by_dispatcher.items()))
-            for _, then in rows:
-                if then is not None:
-                    await then()
+            for subscription, messages in acks.items():
+                await subscription.ack(messages)
             if not self._rows:
                 self._idle.set()
 

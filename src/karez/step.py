@@ -10,9 +10,11 @@ A plugin's fault never passes this file: what it rejects, or cannot work with, i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import inspect
 import math
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -75,18 +77,41 @@ async def call(role: Role[Any], method: Callable[..., Any], *args: Any) -> Any:
         if not role.may_block or inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
             value = method(*args)
         else:
-            value = await asyncio.get_running_loop().run_in_executor(None, _in_thread, method, args)
-        return await value if inspect.isawaitable(value) else value
+            value = await _in_thread(method, args)
+        return value if value.__class__ is list or not inspect.isawaitable(value) else await value
     except SystemExit as error:
         raise RuntimeError(f"a plugin tried to exit ({error.code})") from error
 
 
-def _in_thread(method: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    try:
-        return method(*args)
-    except StopIteration as error:
-        # no future can carry it: whoever waits would wait for ever
-        raise RuntimeError("a plugin raised StopIteration") from error
+def _in_thread(method: Callable[..., Any], args: tuple[Any, ...]) -> asyncio.Future[Any]:
+    """Call it in a thread of its own, which is left behind if it never returns: no pool can run dry, no exit waits for it.
+
+    There are at most as many as the roles work on tasks at the same time.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Any] = loop.create_future()
+
+    def deliver(value: Any, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(value)
+        elif isinstance(error, StopIteration):  # no future can carry it: whoever waits would wait for ever
+            future.set_exception(RuntimeError("a plugin raised StopIteration"))
+        else:
+            future.set_exception(error)
+
+    def work() -> None:
+        value, error = None, None
+        try:
+            value = method(*args)
+        except BaseException as raised:
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(deliver, value, error)
+
+    threading.Thread(target=work, name=getattr(method, "__qualname__", "plugin"), daemon=True).start()
+    return future
 
 
 async def fetch(node: Node, task: Task) -> Result:
@@ -221,7 +246,7 @@ def _finite(value: Any) -> Any:
 def by_category(records: list[Record], default: str) -> list[tuple[str, list[Record]]]:
     """The records grouped by category, in order of first appearance; almost always one group."""
     # at the speed of C; a text that contains the key is no harm, it only takes the long way
-    if not any(map(contains, records, repeat(META))):
+    if set(map(type, records)) == {str} or not any(map(contains, records, repeat(META))):
         return [(default, records)] if records else []
     groups: dict[str, list[Record]] = {}
     for record in records:

@@ -1,7 +1,7 @@
 """nats-py's client with a short way for messages in bulk: no task, no queue, no dictionary of headers for each of them.
 
-It overrides one method of nats-py and uses its buffer of pending output; both are of the version that is locked, and the
-tests of the bus contract run over them.
+It overrides the parser of nats-py and uses its buffer of pending output; both are of the version that is locked, and the tests
+of the bus contract run over them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 import nats.errors
 from nats.aio.client import Client
+from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
 Receive = Callable[[bytes, bytes, bytes, bytes | None], None]
 """Called with subject, reply, body and the block of headers."""
@@ -19,18 +20,60 @@ Receive = Callable[[bytes, bytes, bytes, bytes | None], None]
 _VERSION = b"NATS/1.0\r\n"
 
 
+class LeanParser(Parser):
+    """Reads messages that are complete in one go; everything else is nats-py's."""
+
+    async def parse(self, data: bytes = b"") -> None:
+        if self.state != AWAITING_CONTROL_LINE:
+            await super().parse(data)
+            return
+        self.buf.extend(data)
+        at = 0
+        with memoryview(self.buf) as view:
+            while (found := self._message(view, at)) is not None:
+                at, sid, subject, reply, body, headers = found
+                receive = self.nc._direct.get(sid)
+                if receive is None:
+                    await self.nc._process_msg(sid, subject, reply, body, headers)
+                else:
+                    receive(subject, reply, body, headers)
+        del self.buf[:at]
+        if self.buf and not self.buf.startswith((b"MSG ", b"HMSG ")) and b"\r\n" in self.buf:
+            await super().parse()
+
+    def _message(self, view: memoryview, at: int) -> tuple[int, int, bytes, bytes, bytes, bytes | None] | None:
+        """The message that begins there, if all of it is here, and where the next one begins."""
+        if not self.buf.startswith((b"MSG ", b"HMSG "), at):
+            return None
+        end = self.buf.find(b"\r\n", at)
+        if end < 0:
+            return None
+        # [H]MSG <subject> <sid> [reply] [size of the headers] <size of all>
+        parts = view[at:end].tobytes().split()
+        size, start = int(parts[-1]), end + 2
+        if len(self.buf) < start + size + 2:
+            return None
+        with_headers = parts[0] == b"HMSG"
+        block = int(parts[-2]) if with_headers else 0
+        reply = parts[3] if len(parts) == (6 if with_headers else 5) else b""
+        body = view[start + block : start + size].tobytes()
+        headers = view[start : start + block].tobytes() if block else None
+        return start + size + 2, int(parts[2]), parts[1], reply, body, headers
+
+
 class LeanClient(Client):
     """A connection whose direct subscriptions are called as soon as their message is read."""
 
     def __init__(self) -> None:
         super().__init__()
+        self._ps = LeanParser(self)
         self._direct: dict[int, Receive] = {}
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any) -> None:
         receive = self._direct.get(sid)
         if receive is None:
             await super()._process_msg(sid, subject, reply, data, headers)
-        else:
+        else:  # a message that came in several pieces
             receive(subject, reply, data, headers)
 
     async def subscribe_directly(self, subject: str, receive: Receive) -> Any:

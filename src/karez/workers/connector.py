@@ -22,6 +22,7 @@ __all__ = ["ConnectorWorker", "ListenWorker", "discover_subject", "outcome_subje
 
 _MAX_TIMEOUT = 300.0
 _TRIES = 3
+_STORING = 32  # tasks whose records are on their way to the bus: they hinder no fetch
 _REMEMBERED = 1000
 _SUSPECT_FOR = 30.0
 _MOST_SUSPECTS = 100
@@ -40,13 +41,14 @@ class ConnectorWorker(Worker):
         super().__init__(node, shared)
         self._durable = connector_durable(node.name)
         self._room = asyncio.Semaphore(node.config.concurrency)
+        self._store_room = asyncio.Semaphore(_STORING)
         self._in_hand: dict[int, Message] = {}
         self._failing: dict[str, str] = {}
         self._suspects: dict[bytes, float] = {}
 
     async def run(self) -> None:
         concurrency: int = self.node.config.concurrency
-        subscription = await self.bus.subscribe(self._durable, max(2 * concurrency, 32))
+        subscription = await self.bus.subscribe(self._durable, 2 * concurrency + _STORING)
         side = [asyncio.create_task(self._beat(subscription)), asyncio.create_task(self._answer_discover())]
         tasks: set[asyncio.Task[None]] = set()
         try:
@@ -114,49 +116,57 @@ class ConnectorWorker(Worker):
             self._in_hand.pop(message.seq, None)
             await subscription.nak([message], 5.0)
             return
-        finally:
-            self._room.release()
 
-        async def done() -> None:
-            await subscription.ack([message])
-            self._in_hand.pop(message.seq, None)
-
-        self.ledger.add(outcome, done)
+        self._in_hand.pop(message.seq, None)
+        self.ledger.add(outcome, subscription, message)
 
     async def _outcome(self, message: Message) -> Outcome:
+        """Read, and store what was read; the next task may be read while this one's records are on their way to the bus."""
+        try:
+            read = await self._read(message)
+            if isinstance(read, Outcome):
+                return read
+            await self._store_room.acquire()
+        finally:
+            self._room.release()
+        task, result = read
+        try:
+            await self.keep(result, message.id, message.headers.get(DEADLINE, ""))
+        finally:
+            self._store_room.release()
+        self.counts.records += result.fetched
+        if result.fetched:
+            self.counts.last_record_at = time.time()
+        self._mark(result.failed, task.entities)
+        state = "ok" if not result.failed else "partial" if result.fetched else "error"
+        reason = f"{len(result.failed)} entities failed" if result.failed else ""
+        failed = [[_key(item.entity), item.reason[:200]] for item in result.failed[:100]]
+        return self._row(message, state, reason, records=result.fetched, expected=len(task.entities), failed=failed)
+
+    def _row(self, message: Message, state: str, reason: str = "", **counted: Any) -> Outcome:
         dispatcher, slot, batch = task_origin(message.id)
-        end = int(message.headers.get(DEADLINE, 0))
-        counts = self.counts
+        return Outcome(dispatcher, slot, batch, state, self.node.name, reason, task=message.id, at=time.time(), **counted)
 
-        def row(state: str, reason: str = "", result: Result | None = None, expected: int = 0) -> Outcome:
-            failed = [[_key(f.entity), f.reason[:200]] for f in result.failed[:100]] if result else []
-            records = result.fetched if result else 0
-            return Outcome(dispatcher, slot, batch, state, self.node.name, reason, records, expected, failed, message.id, time.time())
-
+    async def _read(self, message: Message) -> tuple[Task, Result] | Outcome:
+        """The task and what was read for it, or the row of a task for which nothing was."""
         try:
             task = decode_task(message.body)
         except Exception as error:
             await self._poison(message, error)
-            return row("error", f"decode: {error}")
+            return self._row(message, "error", f"decode: {error}")
+        end = int(message.headers.get(DEADLINE, 0))
         if end and task.window is None and time.time() * 1000 > end:
-            counts.skipped += 1
-            return row("skipped", "expired", expected=len(task.entities))
-        counts.tasks += 1
+            self.counts.skipped += 1
+            return self._row(message, "skipped", "expired", expected=len(task.entities))
+        self.counts.tasks += 1
         try:
-            result = await self._fetch(task, self._until(end, task))
+            return task, await self._fetch(task, self._until(end, task))
         except (NotConnected, TimeoutError) as error:
             if isinstance(error, NotConnected) and self.stopping.is_set():
                 raise
             reason = f"unreachable: {error}" if isinstance(error, NotConnected) else f"timeout: {error}"
             self._mark([Failed(entity, reason) for entity in task.entities], [])
-            return row("error", reason[:500], expected=len(task.entities))
-        await self.keep(result, message.id, message.headers.get(DEADLINE, ""))
-        counts.records += result.fetched
-        if result.fetched:
-            counts.last_record_at = time.time()
-        self._mark(result.failed, task.entities)
-        state = "ok" if not result.failed else "partial" if result.fetched else "error"
-        return row(state, f"{len(result.failed)} entities failed" if result.failed else "", result, len(task.entities))
+            return self._row(message, "error", reason[:500], expected=len(task.entities))
 
     def _until(self, end_ms: int, task: Task) -> float:
         """The monotonic time at which a task has to be over; one with a window is never dropped, but its read must end."""

@@ -214,24 +214,23 @@ class DispatcherWorker(Worker):
 
     async def _settle(self, slot: int, deadline: int, subject: str, under_way: list[tuple[asyncio.Future[bool], int, bytes]]) -> None:
         """Wait until these tasks are stored; one that the bus cannot take before its deadline is skipped, and that is recorded."""
-        for future, index, body in under_way:
-            delay, attempt = 0.01, future
-            while True:
-                try:
-                    await attempt
-                    self.counts.tasks += 1
-                    break
-                except BusError as error:
-                    self.note(error)
-                    if now_ms() + delay * 1000 > deadline or await self.pause(delay):
-                        reason = "backpressure" if isinstance(error, BusFull) else "broker_down"
-                        self._under_way.pop(task_id(self.node.name, self._digest, slot, index), None)
-                        self._add(slot, index, "skipped", reason)
-                        break
-                    delay = min(delay * 2, 0.5)
-                    id = task_id(self.node.name, self._digest, slot, index)
-                    attempt = await self.bus.begin(subject, body, id, {DEADLINE: str(deadline)})
-        under_way.clear()
+        delay = 0.01
+        while under_way:
+            failed = [(error, index, body) for future, index, body in under_way if (error := await _failure(future)) is not None]
+            self.counts.tasks += len(under_way) - len(failed)
+            under_way.clear()
+            if not failed:
+                return
+            self.note(failed[0][0])
+            if now_ms() + delay * 1000 > deadline or await self.pause(delay):
+                for error, index, _ in failed:
+                    self._under_way.pop(task_id(self.node.name, self._digest, slot, index), None)
+                    self._add(slot, index, "skipped", "backpressure" if isinstance(error, BusFull) else "broker_down")
+                return
+            delay = min(delay * 2, 0.25)
+            for _, index, body in failed:
+                id = task_id(self.node.name, self._digest, slot, index)
+                under_way.append((await self.bus.begin(subject, body, id, {DEADLINE: str(deadline)}), index, body))
 
     def _skip(self, slot: int, reason: str, detail: str) -> None:
         if self.counts.skipped == 0 or reason not in self.counts.last_error:
@@ -244,6 +243,14 @@ class DispatcherWorker(Worker):
             self.counts.skipped += 1
         task = task_id(self.node.name, self._digest, slot, batch) if batch >= 0 else ""
         self.ledger.add(Outcome(self.node.name, slot, batch, state, self.connector, reason, task=task, at=time.time()))
+
+
+async def _failure(future: asyncio.Future[bool]) -> BusError | None:
+    try:
+        await future
+    except BusError as error:
+        return error
+    return None
 
 
 async def ask_for_entities(bus: Bus, connector: str) -> list[Entity]:

@@ -93,7 +93,7 @@ class _Escaped(dict[str, str]):
 class _Plan:
     """How records with the same keys are written, and the starts of lines (up to the field's `=`) seen so far."""
 
-    __slots__ = ("field", "heads", "measurement", "pick", "tags")
+    __slots__ = ("field", "heads", "is_whole", "measurement", "pick", "tags")
 
     def __init__(self, measurement: str | None, field: tuple[str, str] | None, tags: list[tuple[str, str]], parts: list[str]) -> None:
         self.measurement = measurement
@@ -101,6 +101,7 @@ class _Plan:
         self.tags = tags
         self.pick: Callable[[Any], Any] = itemgetter(*parts) if parts else lambda record: None
         self.heads: dict[Any, tuple[str, str]] = {}
+        self.is_whole = False
 
 
 class Converter(karez.Converter[Config]):
@@ -117,6 +118,32 @@ class Converter(karez.Converter[Config]):
         return next(iter(self.convert_many([record])), None)
 
     def convert_many(self, records: list[Any]) -> list[Any]:
+        return self._alike(records) or self._one_by_one(records)
+
+    def _alike(self, records: list[Any]) -> list[str] | None:
+        """The lines of records that have the same keys, known tags, a float and a time: nearly always all of them are so."""
+        if self.config.field_types or set(map(type, records)) != {dict}:
+            return None
+        plan = self._plans.get(tuple(records[0]))
+        # with the number of keys and every key of the plan they have the same keys, so one look at each is enough
+        if plan is None or not plan.is_whole or set(map(len, records)) != {len(records[0])}:
+            return None
+        value_key, time_key = self.config.field_value, self.config.timestamp
+        pick, heads = plan.pick, plan.heads
+        lines: list[str] = []
+        try:
+            for record in records:
+                value, moment = record[value_key], record[time_key]
+                if value.__class__ is not float or moment.__class__ is not float or not 1.0 <= moment <= _LARGEST_SECONDS:
+                    return None
+                if not -_LARGEST_FLOAT <= value <= _LARGEST_FLOAT:
+                    return None
+                lines.append(f"{heads[pick(record)][0]}{value!r} {round(moment * 1e6)}000")
+        except (KeyError, TypeError):  # a head that is not known yet, or other keys
+            return None
+        return lines
+
+    def _one_by_one(self, records: list[Any]) -> list[Any]:
         value_key, time_key = self.config.field_value, self.config.timestamp
         plans, as_they_are = self._plans, not self.config.field_types
         lines: list[str] = []
@@ -157,6 +184,8 @@ class Converter(karez.Converter[Config]):
         measurement = self._measurement(record) if config.measurement_key not in record else None
         field = self._field(record) if config.field_name is None else None
         plan = _Plan(measurement, field, [(f",{self._escaped[key]}=", key) for key in keys if self._escaped[key]], parts)
+        # nothing in the record but what the plan looks at
+        plan.is_whole = bool(parts) and len({*parts, config.field_value, config.timestamp} & record.keys()) == len(record)
         self._remember()
         self._plans[tuple(record)] = plan
         return plan
