@@ -9,22 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
+from weakref import WeakSet
 
 import msgspec
 
 from karez.bus import Bus, Message, Subscription
 from karez.bus.topology import LEASES, STATE, outcome_subject
-from karez.errors import BusError
+from karez.errors import BusError, BusRefused
 from karez.records import as_json
 
+log = logging.getLogger("karez")
+
 LEASE_TTL = 15.0
+_MOST_ROWS = 1000
 
 
 class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -43,7 +48,14 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
     at: float = 0.0
 
 
+class _Holder(msgspec.Struct):
+    host: str
+    pid: int
+    id: str
+
+
 _decode_outcome = msgspec.json.Decoder(Outcome).decode
+_decode_holder = msgspec.json.Decoder(_Holder).decode
 
 
 def read_outcomes(body: bytes) -> list[Outcome]:
@@ -114,10 +126,31 @@ class Ledger:
                 self._idle.set()
 
     async def _write(self, dispatcher: str, outcomes: list[Outcome]) -> None:
-        for start in range(0, len(outcomes), 1000):
-            body = b"\n".join(map(as_json, outcomes[start : start + 1000]))
+        for body in _bodies(outcomes, self._bus.max_payload // 2):
             self._number += 1
             await store(self._bus, outcome_subject(dispatcher), body, f"{self._process}:{self._number}")
+
+
+def _bodies(outcomes: list[Outcome], limit: int) -> Iterator[bytes]:
+    """Rows as lines, as many a message as it may hold."""
+    lines: list[bytes] = []
+    size = 0
+    for line in (_line(outcome, limit) for outcome in outcomes):
+        if lines and (size + len(line) > limit or len(lines) == _MOST_ROWS):
+            yield b"\n".join(lines)
+            lines, size = [], 0
+        lines.append(line)
+        size += len(line) + 1
+    if lines:
+        yield b"\n".join(lines)
+
+
+def _line(outcome: Outcome, limit: int) -> bytes:
+    with contextlib.suppress(ValueError):  # what a plugin said may hold what is no text
+        line = as_json(outcome)
+        if len(line) <= limit:
+            return line
+    return as_json(msgspec.structs.replace(outcome, failed=[], reason=ascii(outcome.reason[:200])))
 
 
 async def store(bus: Bus, subject: str, body: bytes, id: str, headers: dict[str, str] | None = None) -> bool:
@@ -128,7 +161,9 @@ async def store(bus: Bus, subject: str, body: bytes, id: str, headers: dict[str,
         try:
             duplicate = await bus.publish(subject, body, id, headers)
             return duplicate if known is None else known
-        except BusError:
+        except BusError as error:
+            if known is None and isinstance(error, BusRefused):
+                log.error("the bus refuses a message for %s, which is kept and tried again: %s", subject, error)
             # a publish that failed may have been stored all the same, so what comes back now says nothing
             known = False
             await asyncio.sleep(delay)
@@ -138,12 +173,15 @@ async def store(bus: Bus, subject: str, body: bytes, id: str, headers: dict[str,
 class Lease:
     """The right to dispatch, held by one process at a time; correctness comes from ids, the lease only saves work."""
 
+    _here: WeakSet[Lease] = WeakSet()
+
     def __init__(self, bus: Bus, name: str) -> None:
         self._bus = bus
         self._key = f"dispatcher.{name}"
         self._revision = 0
         self._renewed = 0.0
         self._me = {"host": socket.gethostname(), "pid": os.getpid(), "id": uuid.uuid4().hex}
+        self._here.add(self)
 
     @property
     def is_held(self) -> bool:
@@ -160,33 +198,41 @@ class Lease:
         current = await self._bus.get(LEASES, self._key)
         expected = 0
         if current is not None:
-            if not self._is_dead(msgspec.json.decode(current.data)):
+            if not self._is_dead(current.data):
                 return False
             expected = current.revision
         self._revision = await self._bus.put(LEASES, self._key, as_json(self._me), expected) or 0
         self._renewed = now
         return self._revision > 0
 
-    def _is_dead(self, holder: dict[str, Any]) -> bool:
+    def _is_dead(self, data: bytes) -> bool:
         """Whether the holder was a process of this host that is gone: then nobody has to wait for the lease to end."""
-        if holder.get("id") == self._me["id"]:
-            return True
-        if holder.get("host") != self._me["host"] or os.name != "posix":
-            return False
         try:
-            os.kill(int(holder["pid"]), 0)
+            holder = _decode_holder(data)
+        except msgspec.MsgspecError:
+            return True
+        if holder.id == self._me["id"]:
+            return True
+        if holder.host != self._me["host"] or os.name != "posix":
+            return False
+        if holder.pid == self._me["pid"]:
+            return all(holder.id != lease._me["id"] for lease in self._here)
+        try:
+            os.kill(holder.pid, 0)
         except ProcessLookupError:
             return True
-        except OSError:
+        except (OSError, OverflowError):
             return False
-        return int(holder["pid"]) == self._me["pid"]
+        return False
 
     async def release(self) -> None:
         """Give it up, so that another takes over at once."""
-        if self._revision:
-            self._revision = 0
+        if self.is_held:
             with contextlib.suppress(BusError):
-                await self._bus.forget(LEASES, self._key)
+                current = await self._bus.get(LEASES, self._key)
+                if current is not None and current.revision == self._revision:
+                    await self._bus.forget(LEASES, self._key)
+        self._revision = 0
 
 
 class Progress:

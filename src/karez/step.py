@@ -15,6 +15,7 @@ import copy
 import inspect
 import math
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -114,25 +115,33 @@ def _in_thread(method: Callable[..., Any], args: tuple[Any, ...]) -> asyncio.Fut
     return future
 
 
-async def fetch(node: Node, task: Task) -> Result:
+async def fetch(node: Node, task: Task, until: float | None = None) -> Result:
     """One task of a connector, through the converters that live in this process.
 
+    At the monotonic time `until` the reading ends: what was yielded by then is kept, and `TimeoutError` is raised if that is nothing.
     Raises `NotConnected`, and whatever the plugin raises: the caller knows whether there is time to try again.
     """
-    role: Any = node.role
+    result = Result()
+    records: list[Record] = []
+    try:
+        async with asyncio.timeout(None if until is None else until - time.monotonic()):
+            async for chunk in chunks(await _fetched(node.role, task)):
+                take(node, chunk, records, result)
+    except TimeoutError:
+        if not records and not result.failed:
+            raise TimeoutError("no answer before the task's deadline") from None
+        result.failed.append(Failed("the rest of the task", "no answer before the task's deadline"))
+    await admit(node, records, result)
+    return result
+
+
+async def _fetched(role: Any, task: Task) -> Any:
     if task.window is None:
         value = await call(role, role.fetch, task.entities)
     else:
         value = await call(role, role.fetch_range, task.entities, task.window.start, task.window.end)
-    if inspect.isgenerator(value):
-        # its body has not run yet, and may wait as well
-        value = await call(role, _gathered, value)
-    result = Result()
-    records: list[Record] = []
-    async for chunk in chunks(value):
-        take(node, chunk, records, result)
-    await admit(node, records, result)
-    return result
+    # the body of a generator has not run yet, and may wait as well
+    return await call(role, _gathered, value) if inspect.isgenerator(value) else value
 
 
 async def admit(node: Node, records: list[Record], result: Result) -> None:

@@ -130,6 +130,8 @@ class MemoryBus(Bus):
         held = next((h for h in self._streams.values() if any(matches(s, subject) for s in h.stream.subjects)), None)
         if held is None:
             raise BusRefused(f"no stream takes the subject {subject}")
+        if len(body) > self.max_payload:
+            raise BusRefused(f"a message of {len(body)} bytes is larger than the bus allows")
         now = time.monotonic()
         known = held.ids.get(id)
         if known is not None and known > now:

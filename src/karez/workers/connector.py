@@ -25,6 +25,7 @@ _TRIES = 3
 _STORING = 32  # tasks whose records are on their way to the bus: they hinder no fetch
 _REMEMBERED = 1000
 _SUSPECT_FOR = 30.0
+_CONVERT_TIMEOUT = 30.0  # for what the converters do after the reading
 _MOST_SUSPECTS = 100
 _MOST_CULPRITS = 10
 
@@ -195,8 +196,8 @@ class ConnectorWorker(Worker):
         while True:
             await self.ensure_open(until)
             try:
-                async with asyncio.timeout(until - time.monotonic()):
-                    result = await step.fetch(self.node, task)
+                async with asyncio.timeout(until - time.monotonic() + _CONVERT_TIMEOUT):
+                    result = await step.fetch(self.node, task, until)
             except NotConnected as error:
                 await self.lost(error)
                 continue
@@ -224,8 +225,8 @@ class ConnectorWorker(Worker):
         for entities in (task.entities[:half], task.entities[half:]):
             part = Task(entities, task.window)
             try:
-                async with asyncio.timeout(until - time.monotonic()):
-                    found = await step.fetch(self.node, part)
+                async with asyncio.timeout(until - time.monotonic() + _CONVERT_TIMEOUT):
+                    found = await step.fetch(self.node, part, until)
             except NotConnected as away:
                 await self.lost(away)
                 found = await self._try(part, until)
