@@ -70,16 +70,17 @@ def _entities(dispatcher: Any, connector: str) -> tuple[Sequence[Any] | None, st
 
 
 def _load(connector: Any, batches: Sequence[Sequence[Any]], config: Any) -> list[str]:
-    """How much of the connector's time a round takes: `count_requests(entities)`, which a connector may have, tells its requests."""
+    """How much of the connector's time a round takes."""
     at_once = min(connector.config.concurrency, len(batches))
     longest = config.interval * at_once / len(batches)
-    count: Callable[[Sequence[Any]], int] | None = getattr(connector, "count_requests", None)
+    count: Callable[[Sequence[Any]], int | None] = getattr(connector, "count_requests", lambda entities: None)
     lines = []
-    if count is not None:
-        try:
-            requests = sum(count(batch) for batch in batches)
-        except Exception as error:
-            return [f"requests: cannot be told: {type(error).__name__}: {error}"]
+    try:
+        counted = [count(batch) for batch in batches]
+    except Exception as error:
+        return [f"requests: cannot be told: {type(error).__name__}: {error}"]
+    if None not in counted:
+        requests = sum(number or 0 for number in counted)
         duty = f"duty is {_figure(requests / at_once / config.interval / 10)} % for each millisecond that a request takes"
         lines.append(f"{_count(requests, 'request', 'requests')} in a round, {_figure(requests / config.interval)} requests/s; {duty}")
     worked = f"works on {at_once} at the same time" if at_once > 1 else "works on one at a time"

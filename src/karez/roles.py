@@ -250,6 +250,10 @@ class PullConnector(Connector[N]):
         """All entities that the far side offers; optional, makes the dispatcher `discover` possible."""
         raise NotImplementedError
 
+    def count_requests(self, entities: Sequence[Entity]) -> int | None:
+        """How many requests a task of these entities will be, if that can be told without a connection; optional, for `karez check`."""
+        return None
+
 
 class ListenConnector(Connector[N]):
     """Is told by the far side."""

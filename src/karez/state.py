@@ -16,7 +16,6 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
 from weakref import WeakSet
 
 import msgspec

@@ -449,6 +449,7 @@ def test_explain_says_what_a_dispatcher_will_do(registry, monkeypatch):
         "a round each 1 min",
         "3 entities in 2 tasks of at most 2: evenly over the interval, entities shuffled",
         "0.05 entities/s, 0.0333 tasks/s on average, a task each 30 s",
+        "2 requests in a round, 0.0333 requests/s; duty is 0.00167 % for each millisecond that a request takes",
         "`hall` works on 2 at the same time: a round fits into its interval while a task takes at most 1 min",
     ]
 

@@ -51,7 +51,7 @@ connectors:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -62,7 +62,7 @@ from karez import ConnectorConfig, Duration, Entity, NotConnected, PullConnector
 from ._codec import parse_encoding, parse_order, parse_type
 from ._device import Device, Pace
 from ._link import Away, Link
-from ._plan import Item, Limits, Plan
+from ._plan import Item, Limits, Memory, Plan
 from ._point import Defaults, DeviceKey, Region, parse_region
 
 _MOST_PLANNED_POINTS = 100_000
@@ -162,6 +162,11 @@ class Connector(PullConnector[Config]):
                     await link.connect(self._pace(key).timeout)
             except Away as error:
                 raise NotConnected(str(error)) from None
+
+    def count_requests(self, entities: Sequence[Entity]) -> int:
+        """The requests of a task when no register is refused."""
+        plan, memory = Plan(entities, self._defaults), Memory()
+        return sum(len(table.requests(memory, self._pace(key).limits)) for key, tables in plan.devices.items() for table in tables)
 
     async def fetch(self, entities: list[Entity]) -> list[Item]:
         plan = self._plan(entities)

@@ -132,6 +132,10 @@ class Connector(PullConnector[Config]):
         if client is not None:
             await close_session(client)
 
+    def count_requests(self, entities: Sequence[Entity]) -> int:
+        """The requests of a task, if the server allows as many nodes as the options say."""
+        return -(-len(entities) // (self.config.max_nodes_per_read or _MAX_NODES))
+
     async def check(self) -> None:
         """Ask the server whether it is running."""
         state = ua.ReadValueId(NodeId=ua.NodeId(ua.ObjectIds.Server_ServerStatus_State), AttributeId=ua.AttributeIds.Value)

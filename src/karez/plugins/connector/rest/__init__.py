@@ -51,6 +51,7 @@ host and to `allowed_hosts`, and credentials go to no other server than that of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
@@ -142,6 +143,10 @@ class Connector(PullConnector[Config]):
 
     async def check(self) -> None:
         await self._client.check()
+
+    def count_requests(self, entities: Sequence[Entity]) -> int:
+        """The requests of a task, when every answer is of one page."""
+        return 1 if self.config.request_per == "task" else len(entities)
 
     async def fetch(self, entities: list[Entity]) -> Items:
         if self.config.request_per == "task":
