@@ -30,7 +30,13 @@ RECORDS = {1000: 1_000_000, 100: 1_000_000, 10: 300_000, 1: 30_000}
 KINDS = ("dispatcher", "connector", "converter", "aggregator")
 CONFIG = """
 dispatchers:
-  - {{type: default, entity_file: {entities}, connector: noop, batch_size: {size}, interval: {interval}, entities_refresh: 1h, mode: {mode}}}
+  - type: default
+    entity_file: {entities}
+    entities_refresh: 1h
+    connector: noop
+    batch_size: {size}
+    interval: {interval}
+    mode: {mode}
 connectors:
   - {{type: noop, converter: fix_timestamp, concurrency: 32}}
 converters:
@@ -125,7 +131,8 @@ async def run(size: int, processes: int, *, records: int, seconds: float, interv
     emitted = sum(report["emitted"] for report in reports)
     return {
         "task_size": size, "processes": processes, "records_per_s": round(counted["count"] / max(counted["last_at"] - started, 1e-9)),
-        "cpu_s_per_million": round(cpu, 2), "server_cpu_s_per_million": round((times.user + times.system) / max(counted["count"], 1) * 1e6, 2),
+        "cpu_s_per_million": round(cpu, 2),
+        "server_cpu_s_per_million": round((times.user + times.system) / max(counted["count"], 1) * 1e6, 2),
         "p50_ms": round(counted["p50"] * 1000, 2), "p99_ms": round(counted["p99"] * 1000, 2),
         "rss_mb": round(max(report["rss"] for report in reports), 1),
         "rss_half_way_mb": round(max(report["rss_half"] for report in reports), 1), "server_rss_mb": round(broker_rss, 1),
@@ -136,6 +143,7 @@ async def run(size: int, processes: int, *, records: int, seconds: float, interv
 
 async def main(arguments: argparse.Namespace) -> None:
     """All measurements that were asked for."""
+
     def say(kind: str, result: dict[str, Any], goal: str) -> None:
         if arguments.json:
             print(json.dumps({"case": kind, **result}), flush=True)

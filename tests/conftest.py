@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,6 @@ async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _quiet_libraries() -> Iterator[None]:
-    """asyncio warns of slow callbacks in debug mode only; nats-py prints tracebacks of refused connections."""
+def _quiet_libraries() -> None:
+    """nats-py prints tracebacks of refused connections."""
     logging.getLogger("nats").setLevel(logging.CRITICAL)
-    yield

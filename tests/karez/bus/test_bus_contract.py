@@ -147,9 +147,10 @@ async def test_a_full_work_stream_refuses_and_takes_again_when_there_is_room(bus
     small = Stream("WORK", ("work.>",), Retention.WORK, 16 * 1024)
     await bus.declare([small], [READER])
     body = b"x" * 4000
+    for number in range(3):
+        await bus.publish("work.a", body, f"id{number}")
     with pytest.raises(BusFull):
-        for number in range(10):
-            await bus.publish("work.a", body, f"id{number}")
+        await asyncio.gather(*(bus.publish("work.a", body, f"id{number}") for number in range(3, 6)))
     subscription = await bus.subscribe(READER, 10)
     await subscription.ack(await take(subscription, 3))
     async with asyncio.timeout(5):
