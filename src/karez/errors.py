@@ -119,6 +119,8 @@ class NotConnected(KarezError):
     def __init__(self, message: str | None = None, *, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.away: object = None
+        """Filled in by the runtime: who is away, if it is not the role that it called."""
 
 
 class Rejected(KarezError):

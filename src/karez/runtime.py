@@ -11,6 +11,8 @@ dispatcher ─▶ KAREZ_TASKS ─▶ connector ═▶ converter ═▶ converter
 from __future__ import annotations
 
 import asyncio
+import gc
+import logging
 import os
 import socket
 import time
@@ -38,6 +40,8 @@ from karez.workers.aggregator import AggregatorWorker
 from karez.workers.connector import ConnectorWorker, ListenWorker
 from karez.workers.converter import ConverterWorker
 from karez.workers.dispatcher import DispatcherWorker, ask_for_entities
+
+log = logging.getLogger("karez")
 
 STOP_DEADLINE = 25.0
 
@@ -84,6 +88,9 @@ class Deployment:
     async def run(self, stack: AsyncExitStack) -> None:
         """Start all workers; `stack` stops them, in the order of the flow."""
         await self.prepare()
+        # what is here now stays, and records come and go in batches: the usual 700 objects mean a collection a batch
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 50)
         side = [asyncio.create_task(self._tick(), name="tick"), asyncio.create_task(self._answer(), name="status")]
         stack.push_async_callback(_cancel, side)
         self.shared.ledger.start()
@@ -92,6 +99,9 @@ class Deployment:
         for node in self.pipeline.converters.values():
             node.is_here = "converter" in self.kinds and not node.config.remote
         self.workers = [self._worker(node) for node in here]
+        of = {worker.node: worker for worker in self.workers}
+        for worker in self.workers:
+            worker.together += [of[node] for node in called_directly(worker.node)]
         for worker in self.workers:
             if isinstance(worker, AggregatorWorker):
                 state = await self.bus.stream_state(worker.durable.stream)
@@ -124,7 +134,8 @@ class Deployment:
 
     async def failed(self) -> BaseException | None:
         """Wait until a worker ends that nobody stopped: what it died of, which is a bug of the runtime or a refusing bus."""
-        done, _ = await asyncio.wait([worker.task for worker in self.workers], return_when=asyncio.FIRST_COMPLETED)
+        tasks = [*(worker.task for worker in self.workers), self.shared.ledger.task]
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         return next(iter(done)).exception()
 
     async def _tick(self) -> None:
@@ -135,9 +146,14 @@ class Deployment:
             await asyncio.sleep(1.0)
 
     async def _answer(self) -> None:
-        async for _, _, _, reply in self.bus.listen(STATUS):
-            if reply:
-                await self.bus.announce(reply, as_json(self.snapshot()))
+        while True:
+            try:
+                async for _, _, _, reply in self.bus.listen(STATUS):
+                    if reply:
+                        await self.bus.announce(reply, as_json(self.snapshot()))
+            except BusError as error:
+                log.debug("status: %s", error)
+            await asyncio.sleep(0.5)
 
     def snapshot(self) -> dict[str, Any]:
         """The state of this process, for `karez status`."""
@@ -159,6 +175,18 @@ class Deployment:
             except BusError:
                 waits[name] = True
         return waits
+
+
+def called_directly(node: Node) -> list[Node]:
+    """The converters of this process that a role's records are handed to, one after the other, with no bus in between."""
+    found: list[Node] = []
+    waiting = list(node.targets)
+    while waiting:
+        target = waiting.pop()
+        if target is not None and target.kind == "converter" and target.is_here and target not in found:
+            found.append(target)
+            waiting += target.targets
+    return found
 
 
 def balances(snapshots: Sequence[dict[str, Any]], waiting: dict[str, bool]) -> list[Balance]:

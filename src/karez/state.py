@@ -97,6 +97,12 @@ class Ledger:
         self._idle.clear()
         self._wake.set()
 
+    @property
+    def task(self) -> asyncio.Task[None]:
+        """The loop that writes; it never ends by itself."""
+        assert self._writer is not None
+        return self._writer
+
     def start(self) -> None:
         """Begin to write."""
         self._writer = asyncio.create_task(self._run(), name="ledger")

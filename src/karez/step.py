@@ -15,8 +15,8 @@ import copy
 import inspect
 import math
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import repeat
 from operator import contains
@@ -115,19 +115,21 @@ def _in_thread(method: Callable[..., Any], args: tuple[Any, ...]) -> asyncio.Fut
     return future
 
 
-async def fetch(node: Node, task: Task, until: float | None = None) -> Result:
+async def fetch(node: Node, task: Task, limit: AbstractContextManager[None] | None = None) -> Result:
     """One task of a connector, through the converters that live in this process.
 
-    At the monotonic time `until` the reading ends: what was yielded by then is kept, and `TimeoutError` is raised if that is nothing.
+    The reading is done within `limit`; when that raises `TimeoutError`, what was yielded by then is kept, unless it is nothing.
     Raises `NotConnected`, and whatever the plugin raises: the caller knows whether there is time to try again.
     """
     result = Result()
     records: list[Record] = []
     try:
-        async with asyncio.timeout(None if until is None else until - time.monotonic()):
+        with limit or contextlib.nullcontext():
             async for chunk in chunks(await _fetched(node.role, task)):
                 take(node, chunk, records, result)
-    except TimeoutError:
+    except TimeoutError as error:
+        if not getattr(limit, "is_over", False):  # the plugin's own, of one device perhaps
+            raise RuntimeError(f"TimeoutError: {error}") from error
         if not records and not result.failed:
             raise TimeoutError("no answer before the task's deadline") from None
         result.failed.append(Failed("the rest of the task", "no answer before the task's deadline"))
@@ -184,10 +186,11 @@ def take(node: Node, chunk: Sequence[Any], records: list[Record], result: Result
         elif isinstance(item, Failed):
             result.failed.append(item)
         else:
-            _dead(result, node, "wrong_type", f"a record is a dict or a str, not {type(item).__name__}", [_shown(item)])
+            _dead(result, node, "wrong_type", f"a record is a dict or a str, not {type(item).__name__}", [shown(item)])
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """What cannot travel, as a text that can."""
     try:
         return repr(value)[:_LONGEST_SHOWN].encode(errors="backslashreplace").decode()
     except Exception as error:
@@ -218,7 +221,7 @@ def check_values(node: Node, records: list[Record], result: Result) -> list[Reco
             as_json(record)
             odd = _not_finite(record)
         except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
-            _dead(result, node, "not_json", str(error), [_shown(record)])
+            _dead(result, node, "not_json", str(error), [shown(record)])
             continue
         policy = getattr(node.config, "invalid", Invalid.QUALITY_BAD)
         if not odd:
@@ -290,7 +293,11 @@ def _leaves(target: Node | None) -> bool:
 
 async def convert(node: Node, records: list[Record], category: str, result: Result) -> list[tuple[str, list[Record]]]:
     """What a converter makes of a batch, by category; a record that it cannot work with is isolated."""
-    return by_category(await _converted(node, records, result), category)
+    try:
+        return by_category(await _converted(node, records, result), category)
+    except NotConnected as error:
+        error.away = error.away or node
+        raise
 
 
 async def _converted(node: Node, records: list[Record], result: Result) -> list[Record]:

@@ -12,25 +12,25 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections import Counter, deque
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from karez import step
 from karez.bus import Bus
-from karez.bus.topology import category_subject, converter_subject, data_stream, dead_subject, streams, task_subject
+from karez.bus.topology import category_subject, converter_subject, data_stream, streams, task_subject
 from karez.errors import BusError, NotConnected
 from karez.pipeline import Node
 from karez.records import CATEGORY, CONTENT_TYPE, DEADLINE, TEXT, Record, Task, derived_id, encode_lines, encode_task
 from karez.roles import RESERVED_CATEGORIES
 from karez.state import Ledger, store
 from karez.step import DeadLetters, Emission, Result
+from karez.workers.letters import IDS, ONLY, RESERVE, bury
+
+__all__ = ["IDS", "ONLY", "Counts", "Shared", "Worker"]
 
 log = logging.getLogger("karez")
 
-IDS = "Karez-Ids"
-ONLY = "Karez-Only"
-_RESERVE = 8 * 1024  # of a message's size, for its headers
-_ERROR_LENGTH = 1024
 _OPEN_TIMEOUT = 60.0
 _CATEGORY = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
 
@@ -63,14 +63,17 @@ class Shared:
         self.bus = bus
         self.ledger = ledger
         self.categories: set[str] = set()
+        self._gate = asyncio.Lock()
 
     async def ensure(self, category: str) -> bool:
         """Make a stream for a category that no option told of; false if it cannot be one."""
         if category in RESERVED_CATEGORIES or not _CATEGORY.match(category):
             return False
-        await self.bus.declare([stream for stream in streams([category]) if stream.name == data_stream(category)], [])
-        self.categories.add(category)
-        log.warning("no aggregator here takes the category `%s`: its records pass the bus and are kept by nobody", category)
+        async with self._gate:
+            if category not in self.categories:
+                await self.bus.declare([stream for stream in streams([category]) if stream.name == data_stream(category)], [])
+                self.categories.add(category)
+                log.warning("no aggregator here takes the category `%s`: its records pass the bus and are kept by nobody", category)
         return True
 
 
@@ -85,6 +88,8 @@ class Worker(ABC):
         self.counts = Counts()
         self.stopping = asyncio.Event()
         self.is_open = False
+        self.together: list[Worker] = [self]
+        """This worker and those of the converters that its role's records are handed to directly: all of them have to be open."""
         self.log = logging.getLogger(f"karez.{node.kind}.{node.name}")
         self._gate = asyncio.Lock()
         self._failures = 0
@@ -113,11 +118,23 @@ class Worker(ABC):
                 self.log.warning("did not finish within %.0f s; what it had in hand stays on the bus", deadline * 0.75)
                 self._task.cancel()
                 await asyncio.wait([self._task], timeout=deadline * 0.25)
+            elif not self._task.cancelled() and (error := self._task.exception()) is not None:
+                self.log.error("ended before its time: %s: %s", type(error).__name__, error)
         await self._close(deadline * 0.25)
 
     @abstractmethod
     async def run(self) -> None:
         """Work until `stopping` is set, then finish what is in hand."""
+
+    async def forever(self, loop: Callable[[], Awaitable[None]]) -> None:
+        """Run a loop beside the main one; what ends it is said, and it begins anew."""
+        while True:
+            try:
+                await loop()
+            except Exception as error:
+                self.note(error)
+                self.log.log(logging.DEBUG if isinstance(error, BusError) else logging.ERROR, "%s: %s", type(error).__name__, error)
+            await asyncio.sleep(0.5)
 
     async def pause(self, seconds: float) -> bool:
         """Wait, or until the stop; true if it is time to stop."""
@@ -132,31 +149,38 @@ class Worker(ABC):
     # -- the role's connection
 
     async def ensure_open(self, until: float = float("inf")) -> None:
-        """Open the role, backing off while the far side is away; raises `NotConnected` at the monotonic time `until`, or at the stop."""
+        """Open the role and those that it is together with, backing off while the far side of one is away.
+
+        Raises `NotConnected` at the monotonic time `until`, or at the stop.
+        """
+        for worker in self.together:
+            while not worker.is_open or time.monotonic() < worker._retry_at:
+                wait = worker._retry_at - time.monotonic()
+                if wait <= 0:
+                    await worker._open()
+                elif time.monotonic() + wait > until or await self.pause(wait):
+                    raise NotConnected(worker.counts.last_error or "the far side is away")
+
+    async def _open(self) -> None:
         role: Any = self.node.role
-        while not self.is_open or time.monotonic() < self._retry_at:
-            wait = self._retry_at - time.monotonic()
-            if wait > 0:
-                if time.monotonic() + wait > until or await self.pause(wait):
-                    raise NotConnected(self.counts.last_error or "the far side is away")
-                continue
-            async with self._gate:
-                if self.is_open:
-                    continue
-                try:
-                    async with asyncio.timeout(_OPEN_TIMEOUT):
-                        await step.call(role, role.open)
-                    self.is_open = True
-                except Exception as error:
-                    self.back_off(error)
+        async with self._gate:
+            if self.is_open:
+                return
+            try:
+                async with asyncio.timeout(_OPEN_TIMEOUT):
+                    await step.call(role, role.open)
+                self.is_open = True
+            except Exception as error:
+                self.back_off(error)
 
     async def lost(self, error: NotConnected) -> None:
         """The far side is away: close, and let nobody try again before the back-off is over."""
-        async with self._gate:
-            if self.is_open:
-                self.is_open = False
-                self.back_off(error)
-                await self._close(5)
+        worker = next((worker for worker in self.together if worker.node is error.away), self)
+        async with worker._gate:
+            if worker.is_open:
+                worker.is_open = False
+                worker.back_off(error)
+                await worker._close(5)
 
     def back_off(self, error: Exception) -> None:
         """Note an error of the connection: 0.25 s, doubling to 30 s, or what the far side asked for."""
@@ -169,17 +193,21 @@ class Worker(ABC):
 
     def works(self) -> None:
         """Note that the far side answered."""
-        if self._failures:
-            self._failures = 0
-            self._retry_at = 0.0
-            self.log.warning("works again")
+        for worker in self.together:
+            if worker._failures:
+                worker._failures = 0
+                worker._retry_at = 0.0
+                worker.log.warning("works again")
 
     async def _close(self, deadline: float) -> None:
+        """Close the role; one that does not end, not even when it is cancelled, is left behind."""
         role: Any = self.node.role
-        try:
-            async with asyncio.timeout(max(deadline, 0.1)):
-                await step.call(role, role.close)
-        except Exception as error:
+        closing = asyncio.ensure_future(step.call(role, role.close))
+        await asyncio.wait([closing], timeout=max(deadline, 0.1))
+        if not closing.done():
+            closing.cancel()
+            self.log.warning("did not close within %.1f s; it is left behind", deadline)
+        elif not closing.cancelled() and (error := closing.exception()) is not None:
             self.log.warning("did not close: %s: %s", type(error).__name__, error)
         self.is_open = False
 
@@ -224,19 +252,13 @@ class Worker(ABC):
     ) -> list[tuple[str, bytes, str, dict[str, str] | None, str, int]]:
         records, way = emission.records, f"{emission.branch}:{emission.name}"
         if emission.kind == "connector":
-            size = self.node.config.batch_size
-            headers = {DEADLINE: deadline} if deadline else None
-            return [
-                (task_subject(emission.name), encode_task(Task(list(records[at : at + size]))), f"{origin}/{way}.{at}", headers, "", size)
-                for at in range(0, len(records), size)
-            ]
+            return self._tasks(emission, f"{origin}/{way}", {DEADLINE: deadline} if deadline else None, result)
         category = emission.name if emission.kind == "category" else ""
         subject = category_subject(category, emission.source) if category else converter_subject(emission.name)
         messages: list[tuple[str, bytes, str, dict[str, str] | None, str, int]] = []
         for part, of, (body, is_text) in self._parts(records):
-            if len(body) > self.bus.max_payload - _RESERVE:
-                reason = f"a record of {len(body)} bytes is larger than the bus takes ({self.bus.max_payload})"
-                result.dead.append(DeadLetters(self.node.kind, emission.source, "too_large", reason, [records[part]]))
+            if len(body) > self.bus.max_payload - RESERVE:
+                self._too_large(emission, len(body), records[part], result)
                 continue
             way_of_part = f"{way}:{part}/{of}@{len(records)}" if of > 1 else way
             count = len(records) if of == 1 else body.count(b"\n") + 1
@@ -246,12 +268,34 @@ class Worker(ABC):
             messages.append((subject, body, derived_id(origin, way_of_part), headers, category, count))
         return messages
 
+    def _tasks(
+        self, emission: Emission, origin: str, headers: dict[str, str] | None, result: Result
+    ) -> list[tuple[str, bytes, str, dict[str, str] | None, str, int]]:
+        """Tasks for another connector: `batch_size` entities each, halved where they do not fit into a message."""
+        size, total = self.node.config.batch_size, len(emission.records)
+        spans = deque((at, min(at + size, total)) for at in range(0, total, size))
+        messages: list[tuple[str, bytes, str, dict[str, str] | None, str, int]] = []
+        while spans:
+            start, stop = spans.popleft()
+            body = encode_task(Task(emission.records[start:stop]))
+            if len(body) <= self.bus.max_payload - RESERVE:
+                messages.append((task_subject(emission.name), body, f"{origin}.{start}", headers, "", stop - start))
+            elif stop - start > 1:
+                spans.extendleft([((start + stop) // 2, stop), (start, (start + stop) // 2)])
+            else:
+                self._too_large(emission, len(body), emission.records[start], result)
+        return messages
+
+    def _too_large(self, emission: Emission, size: int, record: Record, result: Result) -> None:
+        reason = f"a record of {size} bytes is larger than the bus takes ({self.bus.max_payload})"
+        result.dead.append(DeadLetters(self.node.kind, emission.source, "too_large", reason, [record]))
+
     def _parts(self, records: list[Record]) -> list[tuple[int, int, tuple[bytes, bool]]]:
         """The bodies of a batch: one, or, above the payload limit, as many as it takes, halving by count.
 
         By count, because a repetition may bring other values: parts of the same number must hold the same entities.
         """
-        limit = self.bus.max_payload - _RESERVE
+        limit = self.bus.max_payload - RESERVE
         of = 1
         while True:
             size = -(-len(records) // of)
@@ -264,27 +308,9 @@ class Worker(ABC):
         """Put records to the dead letters, with all that is needed to understand, repair and replay them."""
         self.counts.dead += len(dead.records)
         if self.counts.dead == len(dead.records):
-            self.log.error("dead letters: %s: %s (karez dlq list)", dead.reason, dead.error[:_ERROR_LENGTH])
+            self.log.error("dead letters: %s: %s (karez dlq list)", dead.reason, dead.error[:1000])
         self.note(f"dead letter: {dead.reason}: {dead.error}")
-        for part, of, (body, is_text) in self._parts(dead.records):
-            headers = {
-                "Karez-Dlq-Reason": dead.reason,
-                "Karez-Dlq-Stage": f"{dead.kind}.{dead.name}",
-                "Karez-Dlq-Error": " ".join(dead.error[:_ERROR_LENGTH].split()),
-                "Karez-Dlq-Origin": origin,
-                "Karez-Dlq-At": f"{time.time():.3f}",
-            }
-            if dead.kind == "aggregator":
-                headers["Karez-Dlq-Category"] = self.node.config.category
-            if is_text:
-                headers[CONTENT_TYPE] = TEXT
-            if of == 1 and sum(map(len, dead.ids)) < _RESERVE // 2:
-                headers[IDS] = ",".join(dead.ids)
-            id = derived_id("dlq", origin, dead.kind, dead.name, part, of)
-            if len(body) > self.bus.max_payload - _RESERVE:
-                headers["Karez-Dlq-Truncated"] = str(len(body))
-                body = body[: self.bus.max_payload // 2]
-            await store(self.bus, dead_subject(dead.kind, dead.name), body, id, headers)
+        await bury(self.bus, dead, origin, self.node.config.category if dead.kind == "aggregator" else "")
 
     # -- what others may know
 

@@ -10,9 +10,9 @@ from typing import Any
 from karez import step
 from karez.bus import Message, Subscription
 from karez.bus.topology import aggregator_durable
-from karez.errors import NotConnected
+from karez.errors import BusError, NotConnected
 from karez.pipeline import Node
-from karez.records import CONTENT_TYPE, TEXT, Record, Records, decode_each
+from karez.records import CONTENT_TYPE, TEXT, Record, Records, decode_each, from_json
 from karez.step import DeadLetters
 from karez.workers import IDS, ONLY, Shared, Worker
 
@@ -20,6 +20,7 @@ _WINDOW = 256
 _TRIES = 3
 _REJECTS_IN_A_ROW = 20
 _REMEMBERED = 20_000
+_WRITE_TIMEOUT = 120.0
 
 
 class AggregatorWorker(Worker):
@@ -32,8 +33,10 @@ class AggregatorWorker(Worker):
         self.drain = False
         self._waiting: deque[Message] = deque()
         self._subscription: Subscription
-        self._done: deque[int] = deque(maxlen=_REMEMBERED)
-        self._is_done: set[int] = set()
+        self._done: deque[str] = deque(maxlen=_REMEMBERED)
+        self._is_done: set[str] = set()
+        self._newest = 0
+        self._last: int | None = None
         self._rejected_in_a_row = 0
         self._broken: list[tuple[Message, list[str]]] = []
 
@@ -64,8 +67,16 @@ class AggregatorWorker(Worker):
             return not self._waiting
         if not self.bus.is_connected:
             return True
-        backlog = await self.bus.backlog(self.durable)
-        return not backlog.waiting and not backlog.unacked
+        try:
+            if self._last is None:
+                state = await self.bus.stream_state(self.durable.stream)
+                self._last = state.last_seq if state else 0
+            backlog = await self.bus.backlog(self.durable)
+        except BusError as error:
+            self.note(error)
+            return True
+        # what others publish meanwhile is not waited for: they may never stop
+        return self._newest > self._last or not (backlog.waiting or backlog.unacked)
 
     async def _linger(self) -> None:
         linger: float = self.node.config.linger
@@ -82,17 +93,19 @@ class AggregatorWorker(Worker):
         while self._waiting and (not taken or len(records) < most):
             message = self._waiting.popleft()
             self.counts.lag = message.pending + len(self._waiting)
-            if message.seq in self._is_done or message.headers.get(ONLY, self.node.name) != self.node.name:
+            self._newest = max(self._newest, message.seq)
+            done = message.deliveries > 1 and message.id in self._is_done
+            if done or message.headers.get(ONLY, self.node.name) != self.node.name:
                 taken.append((message, 0))
                 continue
+            if IDS in message.headers and taken:  # a replayed dead letter is written alone
+                self._waiting.appendleft(message)
+                break
             found, broken = self._decode(message)
             if broken:
                 self._broken.append((message, broken))
-            if IDS in message.headers:  # a replayed dead letter: its records keep the ids that they had
-                if taken:
-                    self._waiting.appendleft(message)
-                    break
-                return Records(found, ids=message.headers[IDS].split(",")), [(message, len(found))]
+            if IDS in message.headers:
+                return Records(found, [(message.id, len(found))], _ids(message, len(found))), [(message, len(found))]
             records.extend(found)
             taken.append((message, len(found)))
         return Records(records, [(message.id, count) for message, count in taken if count > 0]), taken
@@ -109,7 +122,8 @@ class AggregatorWorker(Worker):
                 letters = DeadLetters("aggregator", self.node.name, "decode", "a line is no record", list(lines))
                 await self.dead_letter(letters, message.id)
             self._broken.clear()
-            dead = await self._write(records) if records else 0
+            again = taken[0][0].id if IDS in taken[0][0].headers else ""
+            dead = await self._write(records, again) if records else 0
         except NotConnected:  # it is time to stop
             self._waiting.extendleft(reversed(messages))
             await self._subscription.nak(list(self._waiting))
@@ -136,28 +150,34 @@ class AggregatorWorker(Worker):
         for message, _ in taken:
             if len(self._done) == _REMEMBERED:
                 self._is_done.discard(self._done[0])
-            self._done.append(message.seq)
-            self._is_done.add(message.seq)
+            self._done.append(message.id)
+            self._is_done.add(message.id)
 
     async def _beat(self, messages: list[Message]) -> None:
         while True:
             await asyncio.sleep(self.durable.ack_wait / 3)
-            await self._subscription.in_progress(messages)
-            await self._subscription.in_progress(list(self._waiting))
+            await self._subscription.in_progress([*messages, *self._waiting])
 
     # -- one write
 
-    async def _write(self, records: Records) -> int:
-        """Write until all are stored or dead letters; returns how many died. Raises `NotConnected` when it is time to stop."""
+    async def _write(self, records: Records, again: str) -> int:
+        """Write until all are stored or dead letters; returns how many died. Raises `NotConnected` when it is time to stop.
+
+        `again` is the id of the message that brings dead letters back: with the ids of the old ones, new ones would pass for known.
+        """
         tries = 0
         while True:
             await self.ensure_open()
             try:
-                dead = await step.write(self.node, records)
+                async with asyncio.timeout(_WRITE_TIMEOUT) as limit:
+                    dead = await step.write(self.node, records)
             except NotConnected as error:
                 await self.lost(error)
                 continue
             except Exception as error:
+                if limit.expired():
+                    await self.lost(NotConnected(f"no answer to a write of {len(records)} records within {_WRITE_TIMEOUT:g} s"))
+                    continue
                 self.note(error)
                 tries += 1
                 if tries == 1:
@@ -166,12 +186,13 @@ class AggregatorWorker(Worker):
                     continue
                 if len(records) > 1:
                     half = len(records) // 2
-                    return await self._write(records.part(0, half)) + await self._write(records.part(half, len(records)))
+                    first = await self._write(records.part(0, half), again)
+                    return first + await self._write(records.part(half, len(records)), again)
                 dead = [DeadLetters("aggregator", self.node.name, "error", f"{type(error).__name__}: {error}", list(records), records.ids)]
             if await self._is_flood(dead, records):
                 continue
             self.works()
-            return await self._bury(dead)
+            return await self._bury(dead, again)
 
     async def _is_flood(self, dead: list[DeadLetters], records: Records) -> bool:
         """Whether everything is rejected for a while now: that is no fault of the records, so they stay on the bus."""
@@ -185,10 +206,19 @@ class AggregatorWorker(Worker):
         await self.lost(NotConnected(f"it rejects everything: {dead[0].error}"))
         return True
 
-    async def _bury(self, dead: list[DeadLetters]) -> int:
+    async def _bury(self, dead: list[DeadLetters], again: str) -> int:
         for letters in dead:
-            await self.dead_letter(letters, ",".join(letters.ids[:3]))
+            await self.dead_letter(letters, ",".join([again, *letters.ids[:3]] if again else letters.ids[:3]))
         return sum(len(letters.records) for letters in dead)
 
     def snapshot(self) -> dict[str, Any]:
         return {**super().snapshot(), "category": self.node.config.category}
+
+
+def _ids(message: Message, count: int) -> list[str] | None:
+    """The ids that the records of a replayed dead letter had."""
+    try:
+        ids = from_json(message.headers[IDS])
+    except ValueError:
+        return None
+    return ids if isinstance(ids, list) and len(ids) == count else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import time
 from collections import Counter
 from typing import Any
@@ -17,6 +18,8 @@ from karez.records import DEADLINE, Entity, Failed, Record, Task, as_json, decod
 from karez.state import Outcome, store, task_origin
 from karez.step import Result
 from karez.workers import Shared, Worker
+from karez.workers.deadlines import Deadlines
+from karez.workers.letters import bury_body
 
 __all__ = ["ConnectorWorker", "ListenWorker", "discover_subject", "outcome_subject"]
 
@@ -25,7 +28,6 @@ _TRIES = 3
 _STORING = 32  # tasks whose records are on their way to the bus: they hinder no fetch
 _REMEMBERED = 1000
 _SUSPECT_FOR = 30.0
-_CONVERT_TIMEOUT = 30.0  # for what the converters do after the reading
 _MOST_SUSPECTS = 100
 _MOST_CULPRITS = 10
 
@@ -44,25 +46,30 @@ class ConnectorWorker(Worker):
         self._room = asyncio.Semaphore(node.config.concurrency)
         self._store_room = asyncio.Semaphore(_STORING)
         self._in_hand: dict[int, Message] = {}
+        self._deadlines = Deadlines()
         self._failing: dict[str, str] = {}
         self._suspects: dict[bytes, float] = {}
 
     async def run(self) -> None:
         concurrency: int = self.node.config.concurrency
         subscription = await self.bus.subscribe(self._durable, 2 * concurrency + _STORING)
-        side = [asyncio.create_task(self._beat(subscription)), asyncio.create_task(self._answer_discover())]
+        loops = (lambda: self._beat(subscription), self._answer_discover, self._deadlines.watch)
+        side = [asyncio.create_task(self.forever(loop)) for loop in loops]
         tasks: set[asyncio.Task[None]] = set()
         try:
             while not self.stopping.is_set():
-                messages = await subscription.next(0.25)
+                # one that is in hand already was given out again because the bus had not heard of it for too long
+                messages = [message for message in await subscription.next(0.25) if message.seq not in self._in_hand]
+                self._in_hand.update((message.seq, message) for message in messages)
                 for index, message in enumerate(messages):
                     await self._room.acquire()
                     if self.stopping.is_set():
                         self._room.release()
+                        for given_back in messages[index:]:
+                            del self._in_hand[given_back.seq]
                         await subscription.nak(messages[index:])
                         break
                     self.counts.lag = message.pending + len(messages) - index - 1
-                    self._in_hand[message.seq] = message
                     task = asyncio.create_task(self._work(subscription, message))
                     tasks.add(task)
                     task.add_done_callback(tasks.discard)
@@ -98,7 +105,8 @@ class ConnectorWorker(Worker):
         role: Any = self.node.role
         await self.ensure_open(time.monotonic() + 30)
         try:
-            return list(await step.call(role, role.discover))
+            async with asyncio.timeout(_MAX_TIMEOUT):
+                return list(await step.call(role, role.discover))
         except NotConnected as error:
             await self.lost(error)
             raise
@@ -152,10 +160,10 @@ class ConnectorWorker(Worker):
         """The task and what was read for it, or the row of a task for which nothing was."""
         try:
             task = decode_task(message.body)
+            end = int(message.headers.get(DEADLINE, 0))
         except Exception as error:
             await self._poison(message, error)
-            return self._row(message, "error", f"decode: {error}")
-        end = int(message.headers.get(DEADLINE, 0))
+            return self._row(message, "error", f"decode: {error}"[:500])
         if end and task.window is None and time.time() * 1000 > end:
             self.counts.skipped += 1
             return self._row(message, "skipped", "expired", expected=len(task.entities))
@@ -196,8 +204,7 @@ class ConnectorWorker(Worker):
         while True:
             await self.ensure_open(until)
             try:
-                async with asyncio.timeout(until - time.monotonic() + _CONVERT_TIMEOUT):
-                    result = await step.fetch(self.node, task, until)
+                result = await step.fetch(self.node, task, self._deadlines.at(until))
             except NotConnected as error:
                 await self.lost(error)
                 continue
@@ -225,8 +232,7 @@ class ConnectorWorker(Worker):
         for entities in (task.entities[:half], task.entities[half:]):
             part = Task(entities, task.window)
             try:
-                async with asyncio.timeout(until - time.monotonic() + _CONVERT_TIMEOUT):
-                    found = await step.fetch(self.node, part, until)
+                found = await step.fetch(self.node, part, self._deadlines.at(until))
             except NotConnected as away:
                 await self.lost(away)
                 found = await self._try(part, until)
@@ -241,9 +247,7 @@ class ConnectorWorker(Worker):
         self.note(error)
         self.log.error("a task cannot be read: %s (karez dlq list)", error)
         self.counts.dead += 1
-        headers = {"Karez-Dlq-Reason": "decode", "Karez-Dlq-Stage": f"connector.{self.node.name}", "Karez-Dlq-Error": str(error)[:1000],
-                   "Karez-Dlq-Origin": message.id, "Karez-Dlq-At": f"{time.time():.3f}"}  # fmt: skip
-        await store(self.bus, dead_subject("connector", self.node.name), message.body, derived_id("dlq", message.id), headers)
+        await bury_body(self.bus, "connector", self.node.name, str(error), message.id, message.body)
 
     def _mark(self, failed: list[Failed], entities: list[Entity]) -> None:
         """Name the entities that stopped or began to answer: once each, not once a poll."""
@@ -270,17 +274,21 @@ class ConnectorWorker(Worker):
 
 
 def _join(result: Result, other: Result) -> None:
-    result.emissions.extend(_renumbered(other, len(result.emissions)))
+    """Add what came of a part of a task, so that the whole has the messages, and their ids, that it would have had in one go."""
+    for emission in other.emissions:
+        same = next((known for known in result.emissions if _way(known) == _way(emission)), None)
+        if same is None:
+            result.emissions.append(emission)
+        else:
+            same.records.extend(emission.records)
     result.dead.extend(other.dead)
     result.failed.extend(other.failed)
     result.fetched += other.fetched
     result.dropped += other.dropped
 
 
-def _renumbered(result: Result, offset: int) -> list[step.Emission]:
-    for emission in result.emissions:
-        emission.branch += f"+{offset}"
-    return result.emissions
+def _way(emission: step.Emission) -> tuple[str, str, str, str]:
+    return emission.kind, emission.name, emission.source, emission.branch
 
 
 def _key(entity: Entity) -> str:
@@ -319,7 +327,7 @@ class ListenWorker(Worker):
             finally:
                 if heard is not None:
                     with contextlib.suppress(Exception):
-                        await heard.aclose()
+                        await asyncio.wait_for(heard.aclose(), 5)
 
     async def _next(self, heard: Any) -> Any:
         following = asyncio.ensure_future(anext(heard, None))
@@ -333,9 +341,16 @@ class ListenWorker(Worker):
         return following.result()
 
     async def _take(self, chunk: Any, origin: str) -> None:
-        result, records = Result(), list[Record]()
-        step.take(self.node, chunk if isinstance(chunk, list | tuple) else [chunk], records, result)
-        await step.admit(self.node, records, result)
+        while True:
+            result, records = Result(), list[Record]()
+            step.take(self.node, chunk if isinstance(chunk, list | tuple) else [chunk], records, result)
+            try:
+                # copies: a converter that is away may have changed some in place, and gets them again
+                await step.admit(self.node, copy.deepcopy(records) if len(self.together) > 1 else records, result)
+                break
+            except NotConnected as error:
+                await self.lost(error)
+                await self.ensure_open()
         await self.keep(result, origin)
         self.works()
         self.counts.records += result.fetched

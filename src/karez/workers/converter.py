@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
-from typing import Any
+from collections import deque
 
 from karez import step
-from karez.bus import Message
+from karez.bus import Message, Subscription
 from karez.bus.topology import converter_durable
 from karez.errors import NotConnected
 from karez.pipeline import Node
@@ -24,38 +25,47 @@ class ConverterWorker(Worker):
     def __init__(self, node: Node, shared: Shared) -> None:
         super().__init__(node, shared)
         self._durable = converter_durable(node.name)
+        self._in_hand: deque[Message] = deque()
 
     async def run(self) -> None:
         with contextlib.suppress(NotConnected):
             await self.ensure_open()
         subscription = await self.bus.subscribe(self._durable, _WINDOW)
+        beat = asyncio.create_task(self.forever(lambda: self._beat(subscription)))
         try:
             while not self.stopping.is_set():
-                messages = await subscription.next(0.25)
-                for index, message in enumerate(messages):
-                    if self.stopping.is_set():
-                        await subscription.nak(messages[index:])
-                        break
-                    self.counts.lag = message.pending + len(messages) - index - 1
-                    await self._work(subscription, message)
+                self._in_hand.extend(await subscription.next(0.25))
+                while self._in_hand and not self.stopping.is_set():
+                    self.counts.lag = self._in_hand[0].pending + len(self._in_hand) - 1
+                    await self._work(subscription, self._in_hand[0])
+                    self._in_hand.popleft()
         finally:
+            beat.cancel()
             await subscription.close()
+            await subscription.nak(list(self._in_hand))
 
-    async def _work(self, subscription: Any, message: Message) -> None:
+    async def _beat(self, subscription: Subscription) -> None:
+        """Tell the bus that what is in hand is being worked on, so that nobody else gets it."""
+        while True:
+            await asyncio.sleep(self._durable.ack_wait / 3)
+            await subscription.in_progress(list(self._in_hand))
+
+    async def _work(self, subscription: Subscription, message: Message) -> None:
         while not self.stopping.is_set():
             try:
                 await self.ensure_open()
                 result = await self._convert(message)
-                break
+                await self.keep(result, message.id)
+                await subscription.ack([message])
+                return
             except NotConnected as error:
-                if self.is_open:
+                if not self.stopping.is_set():
                     await self.lost(error)
-                await subscription.in_progress([message])
-        else:
-            await subscription.nak([message])
-            return
-        await self.keep(result, message.id)
-        await subscription.ack([message])
+            except Exception as error:
+                self.log.exception("a message from %s: the runtime failed", message.subject)
+                self.note(error)
+                break
+        await subscription.nak([message], 0.0 if self.stopping.is_set() else 5.0)
 
     async def _convert(self, message: Message) -> Result:
         result = Result()
