@@ -45,6 +45,9 @@ class Node:
     role: Role[Config]
     entry: Entry | None = field(default=None, repr=False)
     targets: list[Node | None] = field(default_factory=list, repr=False)
+    handled: int = 0
+    """Records that a converter was given in this process, by whichever way; `handled_at` is when that was last."""
+    handled_at: float = 0.0
     is_here: bool = True
     """Whether it runs in this process, so that a converter can be called directly; the runtime says so."""
 

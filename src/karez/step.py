@@ -15,6 +15,7 @@ import copy
 import inspect
 import math
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -294,10 +295,13 @@ def _leaves(target: Node | None) -> bool:
 async def convert(node: Node, records: list[Record], category: str, result: Result) -> list[tuple[str, list[Record]]]:
     """What a converter makes of a batch, by category; a record that it cannot work with is isolated."""
     try:
-        return by_category(await _converted(node, records, result), category)
+        outputs = await _converted(node, records, result)
     except NotConnected as error:
         error.away = error.away or node
         raise
+    node.handled += len(records)
+    node.handled_at = time.time()
+    return by_category(outputs, category)
 
 
 async def _converted(node: Node, records: list[Record], result: Result) -> list[Record]:

@@ -86,7 +86,7 @@ class Subscription(ABC):
 
     @abstractmethod
     async def in_progress(self, messages: Sequence[Message]) -> None:
-        """These are being worked on; their `ack_wait` starts anew."""
+        """These are being worked on; their `ack_wait` starts anew, as does that of what was prefetched."""
 
     @abstractmethod
     async def close(self) -> None:

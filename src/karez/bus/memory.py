@@ -173,7 +173,10 @@ class MemoryBus(Bus):
         return _MemorySubscription(self, held, held.readers[durable.name], window)
 
     async def backlog(self, durable: Durable) -> Backlog:
-        reader = self._held(durable.stream).readers[durable.name]
+        readers = self._held(durable.stream).readers
+        if durable.name not in readers:
+            raise BusRefused(f"there is no durable {durable.name}")
+        reader = readers[durable.name]
         reader.due(time.monotonic())
         return Backlog(len(reader.ready) + len(reader.later), len(reader.unacked))
 

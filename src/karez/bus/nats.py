@@ -13,9 +13,8 @@ import logging
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 import nats.errors
@@ -26,6 +25,7 @@ from nats.js.kv import KeyValue
 
 from karez.bus import Backlog, Bus, Durable, Message, Retention, Stream, StreamState, Subscription, Value
 from karez.bus.client import LeanClient, frame, read_headers
+from karez.bus.port import wait_for_port
 from karez.bus.pull import Pull
 from karez.errors import BusFull, BusRefused, BusUnreachable
 
@@ -65,15 +65,27 @@ class NatsBus(Bus):
         self._buckets: dict[str, KeyValue] = {}
         self._sweeper: asyncio.Task[None] | None = None
         self._violation = ""
+        self._last_error = ""
+        self._refused = asyncio.Event()
         self._declared: tuple[list[Stream], list[Durable]] = ([], [])
 
     # -- life
 
     async def open(self) -> None:
-        await self._wait_for_port()
-        try:
-            self._nc = LeanClient()
-            await self._nc.connect(
+        await wait_for_port(self.address, self._start_deadline)
+        await self._connect()
+        self._js = self._nc.jetstream(timeout=10)
+        self.max_payload = self._nc.max_payload
+        await self._check_server()
+        self._inbox = self._nc.new_inbox()
+        await self._nc.subscribe_directly(f"{self._inbox}.*", self._on_stored)
+        self._sweeper = asyncio.create_task(self._sweep(), name="bus sweeper")
+
+    async def _connect(self) -> None:
+        """Connect, for no longer than the deadline: nats-py alone tries for ever, also where no NATS server or no right is."""
+        self._nc = LeanClient()
+        connecting = asyncio.ensure_future(
+            self._nc.connect(
                 self.address.split(","),
                 name=self._name,
                 max_reconnect_attempts=-1,
@@ -87,42 +99,22 @@ class NatsBus(Bus):
                 reconnected_cb=self._on_reconnect,
                 flush_timeout=10,
             )
+        )
+        refusal = asyncio.ensure_future(self._refused.wait())
+        await asyncio.wait([connecting, refusal], timeout=max(self._start_deadline, 2.0), return_when=asyncio.FIRST_COMPLETED)
+        refusal.cancel()
+        try:
+            if not connecting.done():
+                connecting.cancel()
+                await asyncio.gather(connecting, return_exceptions=True)
+                await self._nc.close()
+                raise TimeoutError(self._last_error or "no answer")
+            await connecting
         except (nats.errors.Error, OSError, TimeoutError) as error:
             text = str(error) or type(error).__name__
-            if "authorization" in text.lower():
+            if self._refused.is_set():
                 raise BusRefused(f"{self.address} refuses us: {text}; check user, password or credentials") from error
             raise BusUnreachable(f"{self.address} does not answer as a NATS server: {text}") from error
-        self._js = self._nc.jetstream(timeout=10)
-        self.max_payload = self._nc.max_payload
-        await self._check_server()
-        self._inbox = self._nc.new_inbox()
-        await self._nc.subscribe_directly(f"{self._inbox}.*", self._on_stored)
-        self._sweeper = asyncio.create_task(self._sweep(), name="bus sweeper")
-
-    async def _wait_for_port(self) -> None:
-        """Wait until the port is open: nats-py waits two seconds after a refused attempt, and for ever."""
-        end = time.monotonic() + self._start_deadline
-        told = time.monotonic()
-        while True:
-            reasons = []
-            for url in self.address.split(","):
-                parts = urlsplit(url if "://" in url else f"nats://{url}")
-                try:
-                    _, writer = await asyncio.wait_for(asyncio.open_connection(parts.hostname, parts.port or 4222), 5)
-                    writer.close()
-                    return
-                except (OSError, TimeoutError) as error:
-                    reasons.append(f"{parts.hostname}:{parts.port or 4222}: {error or 'no answer'}")
-            now = time.monotonic()
-            if now >= end:
-                raise BusUnreachable(
-                    f"no NATS server at {self.address} ({'; '.join(reasons)}); start one with `nats-server -js`, or leave out"
-                    " the address and Karez starts its own"
-                )
-            if now - told >= 5:
-                told = now
-                log.warning("waiting for %s (%s)", self.address, "; ".join(reasons))
-            await asyncio.sleep(0.05)
 
     async def _check_server(self) -> None:
         version = self._version()
@@ -171,7 +163,9 @@ class NatsBus(Bus):
         )
 
     async def _on_error(self, error: Exception) -> None:
-        text = str(error) or type(error).__name__
+        text = self._last_error = str(error) or type(error).__name__
+        if "authorization violation" in text.lower():
+            self._refused.set()
         if "permissions violation" in text.lower():
             self._violation = text
             log.error("the bus refuses: %s", text)
@@ -199,7 +193,7 @@ class NatsBus(Bus):
         self._bytes_in_flight += len(body)
         try:
             message = frame(subject, body, f"{self._inbox}.{key}", {"Nats-Msg-Id": id, **headers} if headers else {"Nats-Msg-Id": id})
-            if len(body) >= self.max_payload:
+            if len(message) > self.max_payload:
                 raise ValueError(f"a message of {len(body)} bytes is larger than the server allows ({self.max_payload})")
             await self._nc.send([message])
         except ValueError as error:
@@ -307,15 +301,29 @@ class NatsBus(Bus):
     async def _declare_again(self) -> None:
         await self.declare(*self._declared)
 
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[None]:
+        """What nats-py raises, as errors of the bus."""
+        try:
+            yield
+        except nats.js.errors.NotFoundError as error:
+            raise BusRefused(f"{self.address}: {error.description or error}") from error
+        except (nats.errors.Error, OSError) as error:
+            if self._violation:
+                raise BusRefused(f"{self.address}: {self._violation}") from error
+            raise BusUnreachable(f"{self.address}: {error or 'no answer'}") from error
+
     async def backlog(self, durable: Durable) -> Backlog:
-        info = await self._js.consumer_info(durable.stream, durable.name)
+        with self._asking():
+            info = await self._js.consumer_info(durable.stream, durable.name)
         return Backlog(info.num_pending or 0, info.num_ack_pending or 0)
 
     async def stream_state(self, name: str) -> StreamState | None:
-        try:
-            state = (await self._js.stream_info(name)).state
-        except nats.js.errors.NotFoundError:
-            return None
+        with self._asking():
+            try:
+                state = (await self._js.stream_info(name)).state
+            except nats.js.errors.NotFoundError:
+                return None
         return StreamState(state.messages, state.bytes, state.first_seq, state.last_seq)
 
     async def read(self, stream: str, first_seq: int = 1) -> AsyncIterator[Message]:
@@ -324,10 +332,11 @@ class NatsBus(Bus):
             return
         seq = max(first_seq, state.first_seq)
         while seq <= state.last_seq:
-            try:
-                raw = await self._js.get_msg(stream, seq=seq, subject=">", next=True)
-            except nats.js.errors.NotFoundError:
-                return
+            with self._asking():
+                try:
+                    raw = await self._js.get_msg(stream, seq=seq, subject=">", next=True)
+                except nats.js.errors.NotFoundError:
+                    return
             found = raw.seq or seq
             if found > state.last_seq:
                 return
@@ -335,18 +344,19 @@ class NatsBus(Bus):
             seq = found + 1
 
     async def delete(self, stream: str, seq: int) -> None:
-        with contextlib.suppress(nats.js.errors.NotFoundError):
+        with self._asking(), contextlib.suppress(nats.js.errors.NotFoundError):
             await self._js.delete_msg(stream, seq)
 
     # -- without storing
 
     async def announce(self, subject: str, body: bytes, reply: str = "") -> None:
-        with contextlib.suppress(nats.errors.Error):
+        with contextlib.suppress(nats.errors.Error, OSError):
             await self._nc.publish(subject, body, reply)
 
     async def listen(self, subject: str) -> AsyncIterator[tuple[str, bytes, dict[str, str], str]]:
-        subscription = await self._nc.subscribe(subject)
-        await self._nc.flush()
+        with self._asking():
+            subscription = await self._nc.subscribe(subject)
+            await self._nc.flush()
         try:
             async for message in subscription.messages:
                 yield message.subject, message.data, message.headers or {}, message.reply
@@ -357,8 +367,9 @@ class NatsBus(Bus):
     async def ask(self, subject: str, body: bytes, wait: float, enough: int | None = None) -> list[bytes]:
         inbox = self._nc.new_inbox()
         answers: list[bytes] = []
-        subscription = await self._nc.subscribe(inbox)
-        await self._nc.publish(subject, body, inbox)
+        with self._asking():
+            subscription = await self._nc.subscribe(inbox)
+            await self._nc.publish(subject, body, inbox)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait):
                 while enough is None or len(answers) < enough:
@@ -366,40 +377,40 @@ class NatsBus(Bus):
                     if message.headers and message.headers.get("Status") == "503":
                         break  # nobody listens
                     answers.append(message.data)
-        await subscription.unsubscribe()
+        with contextlib.suppress(nats.errors.Error):
+            await subscription.unsubscribe()
         return answers
 
     # -- small values
 
     async def declare_bucket(self, bucket: str, ttl: float | None = None) -> None:
         config = KeyValueConfig(bucket=bucket, ttl=ttl, history=1, storage=StorageType.FILE, max_bytes=64 * 1024 * 1024)
-        self._buckets[bucket] = await self._js.create_key_value(config)
+        with self._asking():
+            self._buckets[bucket] = await self._js.create_key_value(config)
 
     async def get(self, bucket: str, key: str) -> Value | None:
-        try:
-            entry = await self._buckets[bucket].get(key)
-        except nats.js.errors.KeyNotFoundError:
-            return None
-        except (nats.errors.Error, TimeoutError) as error:
-            raise BusUnreachable(f"{self.address}: {error or 'no answer'}") from error
+        with self._asking():
+            try:
+                entry = await self._buckets[bucket].get(key)
+            except nats.js.errors.KeyNotFoundError:
+                return None
         return Value(entry.value or b"", entry.revision or 0)
 
     async def put(self, bucket: str, key: str, data: bytes, revision: int | None = None) -> int | None:
         store = self._buckets[bucket]
-        try:
-            if revision is None:
-                return await store.put(key, data)
-            if revision == 0:
-                return await store.create(key, data)
-            return await store.update(key, data, last=revision)
-        except nats.js.errors.KeyWrongLastSequenceError:
-            return None
-        except nats.js.errors.BadRequestError as error:
-            if error.err_code == 10071:
+        with self._asking():
+            try:
+                if revision is None:
+                    return await store.put(key, data)
+                if revision == 0:
+                    return await store.create(key, data)
+                return await store.update(key, data, last=revision)
+            except nats.js.errors.KeyWrongLastSequenceError:
                 return None
-            raise
-        except (nats.errors.Error, TimeoutError) as error:
-            raise BusUnreachable(f"{self.address}: {error or 'no answer'}") from error
+            except nats.js.errors.BadRequestError as error:
+                if error.err_code == 10071:  # the same, by another way
+                    return None
+                raise
 
     async def forget(self, bucket: str, key: str) -> None:
         with contextlib.suppress(nats.errors.Error, TimeoutError):

@@ -82,11 +82,14 @@ class Pull(Subscription):
         self._wake.set()
 
     async def _on_status(self, headers: dict[str, str]) -> None:
-        if headers["Status"] == "409" and "Consumer Deleted" in headers["Description"]:
-            log.error("the durable %s was deleted from stream %s; it is made again", self._durable.name, self._durable.stream)
-            with contextlib.suppress(BusError):
-                await self._lost()
+        if headers["Status"] == "503" or (headers["Status"] == "409" and "Consumer Deleted" in headers["Description"]):
             self._asked = 0
+            log.error("the durable %s of stream %s is gone; it is made again", self._durable.name, self._durable.stream)
+            try:
+                await self._lost()
+            except BusError as error:  # is_silent asks again, and this comes again
+                log.warning("it could not be made: %s", error)
+                return
         else:
             self._asked = max(0, self._asked - int(headers.get("Nats-Pending-Messages", self._asked) or 0))
         await self._pull()
@@ -112,7 +115,8 @@ class Pull(Subscription):
         await self._answer(messages, b'-NAK {"delay": %d}' % int(delay * _NANOSECONDS) if delay else b"-NAK")
 
     async def in_progress(self, messages: Sequence[Message]) -> None:
-        await self._answer(messages, b"+WPI")
+        # what waits here is in hand as well
+        await self._answer([*messages, *self._messages], b"+WPI")
 
     async def _answer(self, messages: Sequence[Message], answer: bytes) -> None:
         if messages:

@@ -11,11 +11,11 @@ from typing import Any
 
 from karez import step
 from karez.bus import Message
-from karez.bus.topology import connector_durable, dead_subject, outcome_subject
+from karez.bus.topology import connector_durable, outcome_subject
 from karez.errors import NotConnected
 from karez.pipeline import Node
 from karez.records import DEADLINE, Entity, Failed, Record, Task, as_json, decode_task, derived_id
-from karez.state import Outcome, store, task_origin
+from karez.state import Outcome, task_origin
 from karez.step import Result
 from karez.workers import Shared, Worker
 from karez.workers.deadlines import Deadlines

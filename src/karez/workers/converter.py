@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections import deque
+from typing import Any
 
 from karez import step
 from karez.bus import Message, Subscription
@@ -73,10 +73,15 @@ class ConverterWorker(Worker):
         if broken:
             result.dead.append(DeadLetters("converter", self.node.name, "decode", "a line is no record", list(broken)))
         self.counts.tasks += 1
-        self.counts.records += len(records)
-        self.counts.last_record_at = time.time()
         for category, batch in step.by_category(records, message.headers.get(CATEGORY, DEFAULT_CATEGORY)):
             for made, outputs in await step.convert(self.node, batch, category, result):
                 await step.through(self.node, outputs, made, f"{category}", result)
         self.works()
         return result
+
+    @property
+    def progress(self) -> int:
+        return self.node.handled
+
+    def snapshot(self) -> dict[str, Any]:
+        return {**super().snapshot(), "records": self.node.handled, "last_record_at": self.node.handled_at}

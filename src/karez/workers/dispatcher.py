@@ -233,9 +233,12 @@ class DispatcherWorker(Worker):
                 under_way.append((await self.bus.begin(subject, body, id, {DEADLINE: str(deadline)}), index, body))
 
     def _skip(self, slot: int, reason: str, detail: str) -> None:
-        if self.counts.skipped == 0 or reason not in self.counts.last_error:
-            self.log.warning("skips a round: %s: %s", reason, detail)
-        self.counts.last_error, self.counts.last_error_at = f"skipped: {reason}: {detail}", time.time()
+        if reason != "missed":
+            if reason not in self.counts.last_error:
+                self.log.warning("skips a round: %s: %s", reason, detail)
+            self.counts.last_error, self.counts.last_error_at = f"skipped: {reason}: {detail}", time.time()
+        elif self.counts.skipped == 0:
+            self.log.info("rounds were missed: %s", detail)
         self._add(slot, -1, "skipped", reason)
 
     def _add(self, slot: int, batch: int, state: str, reason: str) -> None:
