@@ -25,7 +25,7 @@ from nats.js.kv import KeyValue
 
 from karez.bus import Backlog, Bus, Durable, Message, Retention, Stream, StreamState, Subscription, Value
 from karez.bus.client import LeanClient, frame, read_headers
-from karez.bus.port import wait_for_port
+from karez.bus.connecting import connect, without_secrets
 from karez.bus.pull import Pull
 from karez.errors import BusFull, BusRefused, BusUnreachable
 
@@ -51,6 +51,7 @@ class NatsBus(Bus):
 
     def __init__(self, address: str = DEFAULT_ADDRESS, *, start_deadline: float = 60.0, name: str = "karez") -> None:
         self.address = address
+        self._place = without_secrets(address)
         self._start_deadline = start_deadline
         self._name = f"{name}@{socket.gethostname()}/{os.getpid()}"
         self._nc = LeanClient()
@@ -65,15 +66,21 @@ class NatsBus(Bus):
         self._buckets: dict[str, KeyValue] = {}
         self._sweeper: asyncio.Task[None] | None = None
         self._violation = ""
-        self._last_error = ""
-        self._refused = asyncio.Event()
         self._declared: tuple[list[Stream], list[Durable]] = ([], [])
 
     # -- life
 
     async def open(self) -> None:
-        await wait_for_port(self.address, self._start_deadline)
-        await self._connect()
+        self._nc = LeanClient()
+        await connect(
+            self._nc,
+            self.address,
+            self._start_deadline,
+            error_cb=self._on_error,
+            name=self._name,
+            disconnected_cb=self._on_disconnect,
+            reconnected_cb=self._on_reconnect,
+        )
         self._js = self._nc.jetstream(timeout=10)
         self.max_payload = self._nc.max_payload
         await self._check_server()
@@ -81,54 +88,17 @@ class NatsBus(Bus):
         await self._nc.subscribe_directly(f"{self._inbox}.*", self._on_stored)
         self._sweeper = asyncio.create_task(self._sweep(), name="bus sweeper")
 
-    async def _connect(self) -> None:
-        """Connect, for no longer than the deadline: nats-py alone tries for ever, also where no NATS server or no right is."""
-        self._nc = LeanClient()
-        connecting = asyncio.ensure_future(
-            self._nc.connect(
-                self.address.split(","),
-                name=self._name,
-                max_reconnect_attempts=-1,
-                reconnect_time_wait=0.25,  # type: ignore[arg-type]  # seconds, and a fraction is taken
-                connect_timeout=5,
-                ping_interval=10,
-                max_outstanding_pings=2,
-                pending_size=8 * 1024 * 1024,
-                error_cb=self._on_error,
-                disconnected_cb=self._on_disconnect,
-                reconnected_cb=self._on_reconnect,
-                flush_timeout=10,
-            )
-        )
-        refusal = asyncio.ensure_future(self._refused.wait())
-        await asyncio.wait([connecting, refusal], timeout=max(self._start_deadline, 2.0), return_when=asyncio.FIRST_COMPLETED)
-        refusal.cancel()
-        try:
-            if not connecting.done():
-                connecting.cancel()
-                await asyncio.gather(connecting, return_exceptions=True)
-                await self._nc.close()
-                raise TimeoutError(self._last_error or "no answer")
-            await connecting
-        except (nats.errors.Error, OSError, TimeoutError) as error:
-            text = str(error) or type(error).__name__
-            if self._refused.is_set():
-                raise BusRefused(f"{self.address} refuses us: {text}; check user, password or credentials") from error
-            raise BusUnreachable(f"{self.address} does not answer as a NATS server: {text}") from error
-
     async def _check_server(self) -> None:
         version = self._version()
         if tuple(map(int, version.split(".")[:2])) < OLDEST_SERVER:
             await self._nc.close()
-            raise BusRefused(
-                f"nats-server {version} at {self.address} is too old; Karez needs {'.'.join(map(str, OLDEST_SERVER))} or newer"
-            )
+            raise BusRefused(f"nats-server {version} at {self._place} is too old; Karez needs {'.'.join(map(str, OLDEST_SERVER))} or newer")
         try:
             await self._js.account_info()
         except (nats.js.errors.Error, nats.errors.Error, TimeoutError) as error:
             await self._nc.close()
             raise BusRefused(
-                f"the server at {self.address} has no JetStream for us ({error}); start it with `nats-server -js`,"
+                f"the server at {self._place} has no JetStream for us ({error}); start it with `nats-server -js`,"
                 " or leave out the address and Karez starts its own"
             ) from error
 
@@ -163,9 +133,7 @@ class NatsBus(Bus):
         )
 
     async def _on_error(self, error: Exception) -> None:
-        text = self._last_error = str(error) or type(error).__name__
-        if "authorization violation" in text.lower():
-            self._refused.set()
+        text = str(error) or type(error).__name__
         if "permissions violation" in text.lower():
             self._violation = text
             log.error("the bus refuses: %s", text)
@@ -174,10 +142,10 @@ class NatsBus(Bus):
 
     async def _on_disconnect(self) -> None:
         if not self._nc.is_closed:
-            self.on_change(False, f"lost the connection to {self.address}")
+            self.on_change(False, f"lost the connection to {self._place}")
 
     async def _on_reconnect(self) -> None:
-        self.on_change(True, f"connected to {self.address} again")
+        self.on_change(True, f"connected to {self._place} again")
         for pull in self._pulls:
             await pull.start_over()
 
@@ -199,7 +167,7 @@ class NatsBus(Bus):
         except ValueError as error:
             self._finish(key, BusRefused(str(error)))
         except (nats.errors.Error, OSError) as error:
-            self._finish(key, BusUnreachable(f"{self.address}: {error}"))
+            self._finish(key, BusUnreachable(f"{self._place}: {error}"))
         return future
 
     def _on_stored(self, subject: bytes, reply: bytes, body: bytes, block: bytes | None) -> None:
@@ -238,7 +206,7 @@ class NatsBus(Bus):
             await asyncio.sleep(0.25)
             now = time.monotonic()
             for key in [key for key, (_, until, _) in self._in_flight.items() if until <= now]:
-                reason = self._violation or f"{self.address} did not confirm a message within {_PUBLISH_TIMEOUT:g} s"
+                reason = self._violation or f"{self._place} did not confirm a message within {_PUBLISH_TIMEOUT:g} s"
                 self._finish(key, BusRefused(reason) if self._violation else BusUnreachable(reason))
             for pull in list(self._pulls):
                 if self._nc.is_connected and pull.is_silent(now):
@@ -254,7 +222,7 @@ class NatsBus(Bus):
             await asyncio.gather(*(self._declare_stream(stream) for stream in streams))
             await asyncio.gather(*(self._declare_durable(durable) for durable in durables))
         except (nats.js.errors.Error, nats.errors.Error, TimeoutError) as error:
-            raise BusRefused(f"streams cannot be set up at {self.address}: {self._violation or error}") from error
+            raise BusRefused(f"streams cannot be set up at {self._place}: {self._violation or error}") from error
 
     async def _declare_stream(self, stream: Stream) -> None:
         config = StreamConfig(
@@ -307,11 +275,11 @@ class NatsBus(Bus):
         try:
             yield
         except nats.js.errors.NotFoundError as error:
-            raise BusRefused(f"{self.address}: {error.description or error}") from error
+            raise BusRefused(f"{self._place}: {error.description or error}") from error
         except (nats.errors.Error, OSError) as error:
             if self._violation:
-                raise BusRefused(f"{self.address}: {self._violation}") from error
-            raise BusUnreachable(f"{self.address}: {error or 'no answer'}") from error
+                raise BusRefused(f"{self._place}: {self._violation}") from error
+            raise BusUnreachable(f"{self._place}: {error or 'no answer'}") from error
 
     async def backlog(self, durable: Durable) -> Backlog:
         with self._asking():

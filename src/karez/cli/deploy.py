@@ -38,7 +38,7 @@ def run(options: DeployOptions) -> int:
     _say(options, f"Configurations: {_configurations(options)}.")
     if options.workers > 1 and options.bus == "memory":
         raise ConfigError([Problem(None, "--workers", "several processes cannot share a bus in memory", "leave out --bus memory")])
-    return asyncio.run(_parent(options) if options.workers > 1 else _single(options, pipeline))
+    return asyncio.run(_parent(options, pipeline) if options.workers > 1 else _single(options, pipeline))
 
 
 def _build(options: DeployOptions) -> Pipeline:
@@ -63,10 +63,10 @@ def _configurations(options: DeployOptions) -> str:
 
 
 def _say(options: DeployOptions, text: str) -> None:
-    """A start-up line, as the generation of the command line had it: in the log, or on the screen."""
+    """A start-up line, as the generation of the command line had it: in the log, or on the screen; one of several processes is silent."""
     if options.generation == 1:
         logging.getLogger().info(text)
-    else:
+    elif options.generation == 2:
         print(f"[KAREZ] {text}", flush=True)
 
 
@@ -104,6 +104,13 @@ async def _bus(options: DeployOptions) -> AsyncIterator[Bus]:
             await server.stop()
 
 
+def _say_launched(options: DeployOptions, pipeline: Pipeline) -> None:
+    for kind in ("converter", "connector", "dispatcher", "aggregator"):
+        number = len(pipeline.of(kind))
+        if kind in (options.kinds or _ALL) and (number or options.generation == 2):
+            _say(options, f"Launched {number} {kind.title()}s.")
+
+
 class _Stop:
     """Set by the first SIGINT or SIGTERM; the second one ends the process at once."""
 
@@ -129,10 +136,7 @@ async def _single(options: DeployOptions, pipeline: Pipeline, report: Connection
     failure: BaseException | None = None
     async with _bus(options) as bus:
         async with deploy(pipeline, bus, options.kinds or _ALL) as deployment:
-            for kind in ("converter", "connector", "dispatcher", "aggregator"):
-                number = sum(node.kind == kind for node in pipeline.nodes())
-                if kind in deployment.kinds and (number or options.generation == 2) and report is None:
-                    _say(options, f"Launched {number} {kind.title()}s.")
+            _say_launched(options, pipeline)
             waits = [asyncio.create_task(stop.event.wait())]
             failing = asyncio.create_task(deployment.failed()) if deployment.workers else None
             view = asyncio.create_task(_watch(bus)) if options.live else None
@@ -198,7 +202,7 @@ async def _watch(bus: Bus) -> None:
 # -- several processes
 
 
-async def _parent(options: DeployOptions) -> int:
+async def _parent(options: DeployOptions, pipeline: Pipeline) -> int:
     """Keep `options.workers` processes alive; the server, if it is ours, outlives them."""
     stop = _Stop()
     context = multiprocessing.get_context("spawn")
@@ -220,6 +224,7 @@ async def _parent(options: DeployOptions) -> int:
 
         for _ in range(options.workers):
             spawn()
+        _say_launched(options, pipeline)
         _say(options, f"Launched {options.workers} processes: {', '.join(str(child.pid) for child in children)}.")
         deadline = asyncio.create_task(asyncio.sleep(options.for_seconds)) if options.for_seconds is not None else None
         while not stopping.done() and not (deadline and deadline.done()):

@@ -20,6 +20,8 @@ def run(nats_addr: str, json: bool) -> int:
         from rich.console import Console
 
         console = Console()
+        if not console.is_terminal:
+            console = Console(width=180)
         console.print(table(fleet))
         for row in rows(fleet):
             for entity, reason in list(row["failing"].items())[:20]:
