@@ -44,6 +44,7 @@ from karez.workers.dispatcher import DispatcherWorker, ask_for_entities
 log = logging.getLogger("karez")
 
 STOP_DEADLINE = 25.0
+_STOP_SHARES = {"dispatcher": 0.2, "connector": 0.6, "converter": 0.4, "aggregator": 0.9}
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Deployment:
         self.shared = Shared(bus, Ledger(bus))
         self.workers: list[Worker] = []
         self.started_at = time.time()
+        self._stop_by: float | None = None
 
     async def prepare(self) -> None:
         """Create what the whole pipeline needs on the bus, also for roles that run elsewhere, so that nothing is published in vain."""
@@ -94,7 +96,7 @@ class Deployment:
         side = [asyncio.create_task(self._tick(), name="tick"), asyncio.create_task(self._answer(), name="status")]
         stack.push_async_callback(_cancel, side)
         self.shared.ledger.start()
-        stack.push_async_callback(self.shared.ledger.stop, STOP_DEADLINE / 4)
+        stack.push_async_callback(self.shared.ledger.stop, STOP_DEADLINE / 10)
         here = [node for node in self.pipeline.nodes() if node.kind in self.kinds]
         for node in self.pipeline.converters.values():
             node.is_here = "converter" in self.kinds and not node.config.remote
@@ -124,7 +126,11 @@ class Deployment:
         for worker in workers:
             if isinstance(worker, AggregatorWorker):
                 worker.drain = self.drain and "connector" in self.kinds
-        await asyncio.gather(*(worker.stop(STOP_DEADLINE / 2) for worker in workers))
+        # one deadline for the whole stop: each kind may use a part of what is left of it
+        self._stop_by = self._stop_by or time.monotonic() + STOP_DEADLINE
+        share = _STOP_SHARES[workers[0].node.kind] if workers else 0.0
+        left = max(self._stop_by - time.monotonic(), 1.0) * share
+        await asyncio.gather(*(worker.stop(left) for worker in workers))
 
     async def _discover(self, connector: str) -> Sequence[Entity]:
         for worker in self.workers:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from karez.bus import Bus
+from karez.bus import Bus, Message
 from karez.bus.topology import aggregator_durable, task_subject
 from karez.errors import BusRefused
 from karez.pipeline import Pipeline
@@ -131,18 +131,17 @@ async def test_a_repeated_task_adds_nothing(bus: Bus, pipeline: Build) -> None:
 async def test_a_task_that_is_done_again_stores_its_records_once(bus: Bus, pipeline: Build) -> None:
     built = pipeline(ONE_OF_EACH, FILES)
     source, sink = role(built, "connector", "source"), role(built, "aggregator", "sink")
-    async with running(built, bus, "connector"):
-        await give_task(bus, ["a"], "points:00000000:5:0")
-        await until(lambda: len(source.asked) == 1)
     async with running(built, bus) as deployment:
         connector = worker(deployment, "connector", "source")
-        (message,) = [message async for message in bus.read("KAREZ_DATA_telemetry")]
-        repeated = type(message)("karez.connector.source", encode_task(Task(["a"])), {"Nats-Msg-Id": "points:00000000:5:0"}, None, 99, 2, 0)
-        await connector._outcome_of_repetition(repeated) if hasattr(connector, "_outcome_of_repetition") else await connector._outcome(repeated)
+        task = Message("karez.connector.source", encode_task(Task(["a"])), {"Nats-Msg-Id": "points:00000000:5:0"}, None, 99, 2, 0)
+        # what a process does that takes over from one which died before it acknowledged
+        for _ in range(2):
+            await connector._room.acquire()
+            await connector._outcome(task)
         await until(lambda: len(sink.records) == 1)
     assert len(source.asked) == 2
     assert len(sink.records) == 1
-    assert worker(deployment, "connector", "source").counts.emitted["telemetry"] == 0
+    assert connector.counts.emitted["telemetry"] == 1
 
 
 async def test_stop_delivers_everything_in_flight(bus: Bus, pipeline: Build) -> None:
@@ -193,7 +192,7 @@ async def test_a_stop_under_load_does_not_wait_for_what_others_bring_meanwhile(b
     async with running(other, bus) as second:
         async with running(built, bus) as first:
             loading = asyncio.create_task(load())
-            await until(lambda: all(sink.records for sink in sinks))
+            await until(lambda: any(sink.records for sink in sinks))
             started = time.monotonic()
         assert time.monotonic() - started < 3
         stopping.set()
@@ -221,8 +220,8 @@ async def test_a_remote_converter_is_reached_over_the_bus(bus: Bus, pipeline: Bu
         await give_task(bus, ["a", "b"])
         await until(lambda: len(sink.records) == 2)
     assert [record["way"] for record in sink.records] == ["firstsecond", "firstsecond"]
-    assert worker(deployment, "converter", "second").counts.records == 2
-    assert worker(deployment, "converter", "first").counts.records == 0
+    assert worker(deployment, "converter", "second").snapshot()["tasks"] == 1
+    assert worker(deployment, "converter", "first").snapshot()["tasks"] == 0
     (account,) = balances([deployment.snapshot()], {})
     assert (account.collected, account.stored) == (2, 2)
 

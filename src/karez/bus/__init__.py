@@ -77,6 +77,10 @@ class Subscription(ABC):
         """The messages that are here, waiting for at least one; an empty list after `timeout` seconds or when closed."""
 
     @abstractmethod
+    def interrupt(self) -> None:
+        """Let a `next` that waits return now."""
+
+    @abstractmethod
     async def ack(self, messages: Sequence[Message]) -> None:
         """These are done; they do not come again, unless the acknowledgement is lost."""
 

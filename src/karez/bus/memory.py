@@ -253,6 +253,7 @@ class _MemorySubscription(Subscription):
     def __init__(self, bus: MemoryBus, held: _Held, reader: _Reader, window: int) -> None:
         self._bus, self._held, self._reader, self._window = bus, held, reader, window
         self._is_closed = False
+        self._is_interrupted = False
 
     async def next(self, timeout: float | None = None) -> list[Message]:
         end = time.monotonic() + timeout if timeout is not None else float("inf")
@@ -262,13 +263,18 @@ class _MemorySubscription(Subscription):
             reader.due(now)
             if taken := self._take(now):
                 return taken
-            if now >= end:
+            if now >= end or self._is_interrupted:
                 break
             reader.wake.clear()
             wait = min(end, reader.next_event()) - now
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(reader.wake.wait(), None if wait == float("inf") else max(wait, 0.001))
+        self._is_interrupted = False
         return []
+
+    def interrupt(self) -> None:
+        self._is_interrupted = True
+        self._reader.wake.set()
 
     def _take(self, now: float) -> list[Message]:
         reader = self._reader

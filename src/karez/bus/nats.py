@@ -7,6 +7,7 @@ What nats-py does not do is done here and beside: a window of publishes in fligh
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import itertools
 import logging
@@ -308,7 +309,9 @@ class NatsBus(Bus):
             found = raw.seq or seq
             if found > state.last_seq:
                 return
-            yield Message(raw.subject or "", raw.data or b"", dict(raw.headers or {}), None, found, 0, 0)
+            # nats-py makes an object of a header that is not ASCII
+            headers = read_headers(base64.b64decode(raw.hdrs or ""))
+            yield Message(raw.subject or "", raw.data or b"", headers, None, found, 0, 0)
             seq = found + 1
 
     async def delete(self, stream: str, seq: int) -> None:

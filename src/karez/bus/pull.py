@@ -108,6 +108,9 @@ class Pull(Subscription):
             await self._pull()
         return messages
 
+    def interrupt(self) -> None:
+        self._wake.set()
+
     async def ack(self, messages: Sequence[Message]) -> None:
         await self._answer(messages, b"+ACK")
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 from karez.bus import DAY, Durable, Retention, Stream
+from karez.records import derived_id
 
 TASKS = "KAREZ_TASKS"
 STAGE = "KAREZ_STAGE"
@@ -49,7 +50,9 @@ def data_stream(category: str) -> str:
 
 def _durable_name(kind: str, name: str) -> str:
     # JetStream allows no dots in the name of a consumer, the queue groups of the published Karez have one
-    return re.sub(r"[^A-Za-z0-9_-]", "_", f"{kind}_{name}")
+    plain = re.sub(r"[^A-Za-z0-9_-]", "_", name)
+    # `a.b` and `a_b` are two roles
+    return f"{kind}_{plain}" if plain == name else f"{kind}_{plain}-{derived_id(name)[:8]}"
 
 
 def connector_durable(name: str) -> Durable:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from karez import step
-from karez.bus import Bus
+from karez.bus import Bus, Subscription
 from karez.bus.topology import category_subject, converter_subject, data_stream, streams, task_subject
 from karez.errors import BusError, NotConnected
 from karez.pipeline import Node
@@ -95,6 +95,7 @@ class Worker(ABC):
         self._failures = 0
         self._retry_at = 0.0
         self._task: asyncio.Task[None] | None = None
+        self._subscription: Subscription | None = None
         self._history: deque[tuple[float, int]] = deque(maxlen=11)
 
     # -- life
@@ -112,6 +113,8 @@ class Worker(ABC):
     async def stop(self, deadline: float) -> None:
         """Finish what is in hand within `deadline` seconds, then close the role; a role that hangs is abandoned and named."""
         self.stopping.set()
+        if self._subscription is not None:
+            self._subscription.interrupt()
         if self._task is not None:
             _, pending = await asyncio.wait([self._task], timeout=deadline * 0.75)
             if pending:

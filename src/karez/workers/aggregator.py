@@ -32,7 +32,7 @@ class AggregatorWorker(Worker):
         self.backlog_seq = 0
         self.drain = False
         self._waiting: deque[Message] = deque()
-        self._subscription: Subscription
+        self._reader: Subscription
         self._done: deque[str] = deque(maxlen=_REMEMBERED)
         self._is_done: set[str] = set()
         self._newest = 0
@@ -45,19 +45,19 @@ class AggregatorWorker(Worker):
         return self.counts.stored + self.counts.stored_backlog
 
     async def run(self) -> None:
-        self._subscription = await self.bus.subscribe(self.durable, _WINDOW)
+        self._subscription = self._reader = await self.bus.subscribe(self.durable, _WINDOW)
         try:
             while not await self._is_over():
                 if not self._waiting:
-                    self._waiting.extend(await self._subscription.next(0.05 if self.stopping.is_set() else 0.25))
+                    self._waiting.extend(await self._reader.next(0.05 if self.stopping.is_set() else 0.25))
                     await self._linger()
                 if self._waiting:
                     await self._deliver(self._take())
                 else:
                     self.counts.lag = 0
         finally:
-            await self._subscription.close()
-            await self._subscription.nak(list(self._waiting))
+            await self._reader.close()
+            await self._reader.nak(list(self._waiting))
 
     async def _is_over(self) -> bool:
         """After the stop was asked for: when all that lay on the bus by then is stored, if this deployment drains."""
@@ -83,7 +83,7 @@ class AggregatorWorker(Worker):
         if linger and self._waiting and not self.stopping.is_set():
             end = time.monotonic() + linger
             while (wait := end - time.monotonic()) > 0 and len(self._waiting) < _WINDOW and not self.stopping.is_set():
-                self._waiting.extend(await self._subscription.next(min(wait, 0.25)))
+                self._waiting.extend(await self._reader.next(min(wait, 0.25)))
 
     def _take(self) -> tuple[Records, list[tuple[Message, int]]]:
         """Records of the waiting messages up to `batch_records`, and how many came of which message."""
@@ -126,13 +126,13 @@ class AggregatorWorker(Worker):
             dead = await self._write(records, again) if records else 0
         except NotConnected:  # it is time to stop
             self._waiting.extendleft(reversed(messages))
-            await self._subscription.nak(list(self._waiting))
+            await self._reader.nak(list(self._waiting))
             self._waiting.clear()
             self.drain = False
             return
         finally:
             beat.cancel()
-        await self._subscription.ack(messages)
+        await self._reader.ack(messages)
         self._count(records, taken, dead)
 
     def _count(self, records: Records, taken: list[tuple[Message, int]], dead: int) -> None:
@@ -156,7 +156,7 @@ class AggregatorWorker(Worker):
     async def _beat(self, messages: list[Message]) -> None:
         while True:
             await asyncio.sleep(self.durable.ack_wait / 3)
-            await self._subscription.in_progress([*messages, *self._waiting])
+            await self._reader.in_progress([*messages, *self._waiting])
 
     # -- one write
 

@@ -52,7 +52,7 @@ class ConnectorWorker(Worker):
 
     async def run(self) -> None:
         concurrency: int = self.node.config.concurrency
-        subscription = await self.bus.subscribe(self._durable, 2 * concurrency + _STORING)
+        self._subscription = subscription = await self.bus.subscribe(self._durable, 2 * concurrency + _STORING)
         loops = (lambda: self._beat(subscription), self._answer_discover, self._deadlines.watch)
         side = [asyncio.create_task(self.forever(loop)) for loop in loops]
         tasks: set[asyncio.Task[None]] = set()

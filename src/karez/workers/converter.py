@@ -30,7 +30,7 @@ class ConverterWorker(Worker):
     async def run(self) -> None:
         with contextlib.suppress(NotConnected):
             await self.ensure_open()
-        subscription = await self.bus.subscribe(self._durable, _WINDOW)
+        self._subscription = subscription = await self.bus.subscribe(self._durable, _WINDOW)
         beat = asyncio.create_task(self.forever(lambda: self._beat(subscription)))
         try:
             while not self.stopping.is_set():

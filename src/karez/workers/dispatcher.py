@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -19,10 +20,12 @@ from karez.records import DEADLINE, Entity, Task, encode_task
 from karez.schedule import Schedule, choose, mixed, offsets
 from karez.state import LEASE_TTL, Lease, Outcome, Progress, follow, task_id
 from karez.workers import Shared, Worker
+from karez.workers.letters import RESERVE
 
 _WINDOW = 256
 _MOST_MISSED = 1000
 _DISCOVERED_FOR = 300.0
+_LOAD_TIMEOUT = 300.0
 _CLOCK_WAS_WRONG_MS = 86_400_000
 
 
@@ -62,7 +65,7 @@ class DispatcherWorker(Worker):
         return self.counts.tasks
 
     async def run(self) -> None:
-        side = [asyncio.create_task(self._keep_lease(), name="lease"), asyncio.create_task(self._follow(), name="outcomes")]
+        side = [asyncio.create_task(self.forever(loop)) for loop in (self._keep_lease, self._follow)]
         try:
             await self._rounds()
         finally:
@@ -142,34 +145,53 @@ class DispatcherWorker(Worker):
     async def _round(self, slot: int) -> None:
         config: Any = self.node.config
         period = self._schedule.period_ms(slot)
-        if config.overlap == "skip" and await self._is_busy():
+        if config.overlap == "skip" and await self._is_busy(slot):
             self._skip(slot, "overrun", f"{len(self._under_way)} tasks of the last round are still under way")
             return
+        seed = f"{self.node.name}:{slot}"
         try:
             entities = await self._load()
+            if config.shuffle or config.mode.endswith("_mixed"):
+                entities = mixed(entities, seed)
+            role: Any = self.node.role
+            tasks = self._encoded(slot, role.batches(entities))
         except Exception as error:
             if not isinstance(error, NotConnected):
                 self.log.error("has no entities: %s: %s", type(error).__name__, error)
             self.note(error)
-            self._add(slot, -1, "error", f"entities: {error}")
+            self._add(slot, -1, "error", f"entities: {type(error).__name__}: {error}"[:500])
             return
-        seed = f"{self.node.name}:{slot}"
-        if config.shuffle or config.mode.endswith("_mixed"):
-            entities = mixed(entities, seed)
-        role: Any = self.node.role
-        batches = role.batches(entities)
-        if not batches:
+        if not tasks:
             self._add(slot, -1, "ok", "no entities")
             return
-        await self._dispatch(slot, slot + period, batches, offsets(config.mode, len(batches), period / 1000, seed))
+        await self._dispatch(slot, slot + period, tasks, offsets(config.mode, len(tasks), period / 1000, seed))
 
-    async def _is_busy(self) -> bool:
-        if self._under_way:
-            # an outcome may have passed unheard while the bus was away: then the queue knows
-            backlog = await self.bus.backlog(connector_durable(self.connector))
-            if not backlog.waiting and not backlog.unacked:
-                self._under_way.clear()
+    async def _is_busy(self, slot: int) -> bool:
+        """Whether a task is under way for longer than a round takes; of tasks that are spread, the last ones may be."""
+        if all(over > slot for over in self._under_way.values()):
+            return False
+        # an outcome may have passed unheard while the bus was away: then the queue knows
+        backlog = await self.bus.backlog(connector_durable(self.connector))
+        if not backlog.waiting and not backlog.unacked:
+            self._under_way.clear()
         return bool(self._under_way)
+
+    def _encoded(self, slot: int, batches: list[list[Entity]]) -> list[tuple[bytes, int]]:
+        """The round's tasks, encoded, with the number of their entities; a batch that does not fit into a message is halved."""
+        tasks: list[tuple[bytes, int]] = []
+        waiting = deque(batches)
+        while waiting:
+            batch = waiting.popleft()
+            body = encode_task(Task(batch))
+            if len(body) <= self.bus.max_payload - RESERVE:
+                tasks.append((body, len(batch)))
+            elif len(batch) > 1:
+                waiting.extendleft([batch[len(batch) // 2 :], batch[: len(batch) // 2]])
+            else:
+                self.note(f"an entity of {len(body)} bytes is larger than a message can be; it is left out")
+                self.log.error(self.counts.last_error)
+                self._add(slot, -1, "error", self.counts.last_error)
+        return tasks
 
     async def _load(self) -> list[Entity]:
         config: Any = self.node.config
@@ -180,34 +202,42 @@ class DispatcherWorker(Worker):
         if self._entities is not None and time.monotonic() - self._entities[0] < kept_for:
             return self._entities[1]
         await self.ensure_open(time.monotonic() + 5)
-        if role.asks_connector:
-            found = list(await self._discover(self.connector))
-            entities = list(role.choose(found)) if hasattr(role, "choose") else found
-        else:
-            entities = list(await step.call(role, role.load_entities))
+        async with asyncio.timeout(_LOAD_TIMEOUT):
+            if role.asks_connector:
+                found = list(await self._discover(self.connector))
+                entities = list(role.choose(found)) if hasattr(role, "choose") else found
+            else:
+                entities = await self._loaded()
         self.works()
         self._entities = (time.monotonic(), entities)
         return entities
 
-    async def _dispatch(self, slot: int, deadline: int, batches: list[list[Entity]], at: list[float]) -> None:
+    async def _loaded(self) -> list[Entity]:
+        role: Any = self.node.role
+        try:
+            return list(await step.call(role, role.load_entities))
+        except NotConnected as error:
+            await self.lost(error)
+            raise
+
+    async def _dispatch(self, slot: int, deadline: int, tasks: list[tuple[bytes, int]], at: list[float]) -> None:
         subject = task_subject(self.connector)
         headers = {DEADLINE: str(deadline)}
         under_way: list[tuple[asyncio.Future[bool], int, bytes]] = []
-        for index, batch in enumerate(batches):
+        for index, (body, count) in enumerate(tasks):
             wait = slot / 1000 + at[index] - time.time() if at[index] else 0.0
             if wait > 0.001:
                 await self._settle(slot, deadline, subject, under_way)
                 await self.pause(wait)
             if self.stopping.is_set() or not self._lease.is_held:
                 reason = "stopped" if self.stopping.is_set() else "no_lease"
-                for missing in range(index, len(batches)):
+                for missing in range(index, len(tasks)):
                     self._add(slot, missing, "skipped", reason)
                 break
-            body = encode_task(Task(batch))
             id = task_id(self.node.name, self._digest, slot, index)
-            self._under_way[id] = slot
+            self._under_way[id] = deadline + int(at[index] * 1000)
             under_way.append((await self.bus.begin(subject, body, id, headers), index, body))
-            self.counts.records += len(batch)
+            self.counts.records += count
             if len(under_way) >= _WINDOW:
                 await self._settle(slot, deadline, subject, under_way)
         await self._settle(slot, deadline, subject, under_way)
