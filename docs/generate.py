@@ -20,12 +20,12 @@ from karez.cli import plugin_doc
 from karez.cli.plugin_doc import ConfigOption
 from karez.pipeline import Pipeline
 from karez.registry import Plugin, Registry
-from karez.roles import KINDS, AggregatorConfig, ConnectorConfig, ConverterConfig, DispatcherConfig
+from karez.roles import KINDS, AggregatorConfig, Config, ConnectorConfig, ConverterConfig, DispatcherConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "plugins"
 SOURCES = Path(registry.__file__).parent
-SHARED = dict(zip(KINDS, (DispatcherConfig, ConnectorConfig, ConverterConfig, AggregatorConfig), strict=True))
+SHARED: dict[str, type[Config]] = dict(zip(KINDS, (DispatcherConfig, ConnectorConfig, ConverterConfig, AggregatorConfig), strict=True))
 COLUMNS = ("option", "type", "default", "meaning")
 BEGIN, END = "<!-- plugins -->", "<!-- /plugins -->"
 NOTE = "<!-- made by docs/generate.py from the plugin's own file; do not edit -->"
@@ -115,16 +115,13 @@ def default(plugin: Plugin, option: ConfigOption) -> str:
 
 def value(given: Any) -> str:
     """A value as one would write it in YAML."""
-    match given:
-        case None | "" | BaseModel():
-            return ""
-        case SecretStr():
-            return value(given.get_secret_value())
-        case float() if given.is_integer():
-            return f"`{int(given)}`"
-        case bool() | int() | float() | list() | dict() | tuple():
-            return f"`{json.dumps(given, ensure_ascii=False)}`"
-    return f"`{given}`"
+    if isinstance(given, SecretStr):
+        return value(given.get_secret_value())
+    if given in (None, "") or isinstance(given, BaseModel):
+        return ""
+    if isinstance(given, float) and given.is_integer():
+        given = int(given)
+    return f"`{json.dumps(given, ensure_ascii=False) if isinstance(given, bool | list | dict | tuple) else given}`"
 
 
 def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -188,6 +188,7 @@ async def test_a_stop_under_load_does_not_wait_for_what_others_bring_meanwhile(b
         while not stopping.is_set():
             number += 1
             await give_task(bus, [f"x{number}"], f"points:00000000:9:{number}")
+            await asyncio.sleep(0)
 
     async with running(other, bus) as second:
         async with running(built, bus) as first:

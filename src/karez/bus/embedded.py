@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ctypes
 import json
+import logging
 import os
 import shutil
 import signal
@@ -15,6 +16,8 @@ import sys
 from pathlib import Path
 
 from karez.errors import BusRefused, StateError
+
+log = logging.getLogger("karez.bus")
 
 
 def find_server() -> str:
@@ -35,14 +38,16 @@ def is_listening(host: str = "localhost", port: int = 4222) -> bool:
 
 
 class EmbeddedServer:
-    """A nats-server of our own; `port` -1 takes a free one. `address` is valid after `start`."""
+    """A nats-server of our own; `port` -1 takes a free one, `keep` starts it again when it dies. `address` is valid after `start`."""
 
-    def __init__(self, folder: Path | str, port: int = 4222, *, sync: str = "1s") -> None:
+    def __init__(self, folder: Path | str, port: int = 4222, *, sync: str = "1s", keep: bool = False) -> None:
         self.folder = Path(folder)
         self.port = port
         self.sync = sync
         self.address = f"nats://127.0.0.1:{port}"
         self._process: asyncio.subprocess.Process | None = None
+        self._keep = keep
+        self._keeper: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -51,6 +56,23 @@ class EmbeddedServer:
 
     async def start(self) -> None:
         """Start it and wait until it answers; raises `StateError` or `BusRefused` with the server's own words."""
+        await self._spawn()
+        if self._keep:
+            self._keeper = asyncio.create_task(self._keep_running(), name="keep nats-server")
+
+    async def _keep_running(self) -> None:
+        delay = 0.1
+        while self._process is not None:
+            code = await self._process.wait()
+            log.error("nats-server ended (%s); it is started again, with what it had stored", code)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 10.0)
+            try:
+                await self._spawn()
+            except (BusRefused, StateError) as error:
+                log.error("nats-server: %s", error)
+
+    async def _spawn(self) -> None:
         executable = find_server()
         store = self.folder / "nats"
         try:
@@ -66,7 +88,7 @@ class EmbeddedServer:
                 f"jetstream {{ store_dir: {json.dumps(str(store.resolve()))}, max_file_store: 64GB, max_memory_store: 64MB, "
                 f"sync_interval: '{self.sync}' }}\n"
             )
-            log = (self.folder / "nats.log").open("wb")
+            log = (self.folder / "nats.log").open("ab")
         except OSError as error:
             raise StateError(f"the state folder {self.folder} cannot be used: {error}") from error
         with log:
@@ -95,6 +117,9 @@ class EmbeddedServer:
 
     async def stop(self) -> None:
         """Let it finish and end it; safe twice."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
         if self._process is None or self._process.returncode is not None:
             return
         self._process.send_signal(signal.SIGTERM)

@@ -89,7 +89,7 @@ async def _bus(options: DeployOptions) -> AsyncIterator[Bus]:
 
     address, server = options.nats_addr or NATS_ADDR, None
     if options.nats_addr is None and not is_listening():
-        server = EmbeddedServer(options.state_dir)
+        server = EmbeddedServer(options.state_dir, keep=True)
         await server.start()
     _say(options, f"NATS address: {address}.")
     bus = NatsBus(server.address if server else address)

@@ -104,6 +104,38 @@ async def test_a_message_that_was_given_back_comes_again_after_its_delay(bus: Bu
     await subscription.close()
 
 
+async def test_a_waiting_reader_can_be_interrupted(bus: Bus) -> None:
+    await bus.declare([WORK], [READER])
+    subscription = await bus.subscribe(READER, 10)
+    waiting = asyncio.create_task(subscription.next(60))
+    await asyncio.sleep(0)
+    subscription.interrupt()
+    assert await asyncio.wait_for(waiting, 1) == []
+    await bus.publish("work.a", b"x", "id")
+    assert len(await take(subscription, 1)) == 1
+    await subscription.close()
+
+
+async def test_what_there_is_not_is_said(bus: Bus) -> None:
+    await bus.declare([WORK], [])
+    with pytest.raises(BusRefused):
+        await bus.backlog(READER)
+
+
+async def test_a_message_that_is_too_large_is_refused_and_harms_nobody(bus: Bus) -> None:
+    await bus.declare([WORK], [READER])
+    with pytest.raises(BusRefused):
+        await bus.publish("work.a", b"x" * (bus.max_payload + 1), "large")
+    assert await bus.publish("work.a", b"x" * (bus.max_payload - 1000), "small") is False
+
+
+async def test_headers_are_read_as_they_were_written(bus: Bus) -> None:
+    await bus.declare([LOG], [])
+    await bus.publish("log.x", b"body", "id", {"Text": "größer als 5 µm", "Empty": ""})
+    (message,) = [message async for message in bus.read("LOG")]
+    assert (message.headers["Text"], message.headers["Empty"], message.id) == ("größer als 5 µm", "", "id")
+
+
 async def test_workers_of_one_durable_share_its_messages(bus: Bus) -> None:
     await bus.declare([WORK], [READER])
     first, second = await bus.subscribe(READER, 1), await bus.subscribe(READER, 1)
