@@ -9,6 +9,7 @@ Building connects to nothing and starts nothing.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -45,6 +46,8 @@ class Node:
     role: Role[Config]
     entry: Entry | None = field(default=None, repr=False)
     targets: list[Node | None] = field(default_factory=list, repr=False)
+    gate: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
+    """A converter that runs in a thread gets one batch at a time."""
     handled: int = 0
     """Records that a converter was given in this process, by whichever way; `handled_at` is when that was last."""
     handled_at: float = 0.0

@@ -275,7 +275,7 @@ class Converter(Role[V]):
     """Whether `convert_many` leaves the records as they were when it raises; it is then given the records, not copies."""
 
     def convert(self, record: Any) -> Record | Iterable[Record] | None:
-        """What becomes of one record; it may be changed in place. `None` drops it, which is counted.
+        """What becomes of one record; it may be changed in place. `None` drops it, which is counted. One call at a time.
 
         A dict that comes out without `_karez` gets that of the record it was made from; a str keeps its category.
         """

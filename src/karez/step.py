@@ -295,7 +295,8 @@ def _leaves(target: Node | None) -> bool:
 async def convert(node: Node, records: list[Record], category: str, result: Result) -> list[tuple[str, list[Record]]]:
     """What a converter makes of a batch, by category; a record that it cannot work with is isolated."""
     try:
-        outputs = await _converted(node, records, result)
+        async with node.gate if node.role.may_block else contextlib.nullcontext():
+            outputs = await _converted(node, records, result)
     except NotConnected as error:
         error.away = error.away or node
         raise

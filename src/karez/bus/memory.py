@@ -214,6 +214,8 @@ class MemoryBus(Bus):
             self._listeners.remove((subject, queue))
 
     async def ask(self, subject: str, body: bytes, wait: float, enough: int | None = None) -> list[bytes]:
+        if not any(matches(pattern, subject) for pattern, _ in self._listeners):
+            return []
         inbox = f"_INBOX.{next(self._inbox)}"
         queue: asyncio.Queue[tuple[str, bytes, dict[str, str], str]] = asyncio.Queue()
         self._listeners.append((inbox, queue))

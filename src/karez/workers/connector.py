@@ -59,8 +59,9 @@ class ConnectorWorker(Worker):
         try:
             while not self.stopping.is_set():
                 # one that is in hand already was given out again because the bus had not heard of it for too long
-                messages = [message for message in await subscription.next(0.25) if message.seq not in self._in_hand]
-                self._in_hand.update((message.seq, message) for message in messages)
+                new = {message.seq: message for message in await subscription.next(0.25) if message.seq not in self._in_hand}
+                self._in_hand.update(new)
+                messages = list(new.values())
                 for index, message in enumerate(messages):
                     await self._room.acquire()
                     if self.stopping.is_set():

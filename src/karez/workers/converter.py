@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
 from typing import Any
 
 from karez import step
@@ -16,7 +15,7 @@ from karez.records import CATEGORY, CONTENT_TYPE, DEFAULT_CATEGORY, TEXT, decode
 from karez.step import DeadLetters, Result
 from karez.workers import Shared, Worker
 
-_WINDOW = 64
+_AT_ONCE = 32
 
 
 class ConverterWorker(Worker):
@@ -25,47 +24,72 @@ class ConverterWorker(Worker):
     def __init__(self, node: Node, shared: Shared) -> None:
         super().__init__(node, shared)
         self._durable = converter_durable(node.name)
-        self._in_hand: deque[Message] = deque()
+        self._in_hand: dict[int, Message] = {}
+        self._room = asyncio.Semaphore(_AT_ONCE)
 
     async def run(self) -> None:
         with contextlib.suppress(NotConnected):
             await self.ensure_open()
-        self._subscription = subscription = await self.bus.subscribe(self._durable, _WINDOW)
+        self._subscription = subscription = await self.bus.subscribe(self._durable, 2 * _AT_ONCE)
         beat = asyncio.create_task(self.forever(lambda: self._beat(subscription)))
+        tasks: set[asyncio.Task[None]] = set()
         try:
             while not self.stopping.is_set():
-                self._in_hand.extend(await subscription.next(0.25))
-                while self._in_hand and not self.stopping.is_set():
-                    self.counts.lag = self._in_hand[0].pending + len(self._in_hand) - 1
-                    await self._work(subscription, self._in_hand[0])
-                    self._in_hand.popleft()
-        finally:
-            beat.cancel()
+                messages = await subscription.next(0.25)
+                for index, message in enumerate(messages):
+                    await self._room.acquire()
+                    if self.stopping.is_set():
+                        self._room.release()
+                        await subscription.nak(messages[index:])
+                        break
+                    self.counts.lag = message.pending + len(messages) - index - 1
+                    self._in_hand[message.seq] = message
+                    # one message is stored while the next one is converted
+                    task = asyncio.create_task(self._work(subscription, message))
+                    tasks.add(task)
+                    task.add_done_callback(tasks.discard)
             await subscription.close()
-            await subscription.nak(list(self._in_hand))
+            if tasks:
+                await asyncio.wait(tasks)
+        finally:
+            for task in [beat, *tasks]:
+                task.cancel()
+            await asyncio.gather(beat, *tasks, return_exceptions=True)
+            await subscription.close()
+            await subscription.nak(list(self._in_hand.values()))
 
     async def _beat(self, subscription: Subscription) -> None:
         """Tell the bus that what is in hand is being worked on, so that nobody else gets it."""
         while True:
             await asyncio.sleep(self._durable.ack_wait / 3)
-            await subscription.in_progress(list(self._in_hand))
+            await subscription.in_progress(list(self._in_hand.values()))
 
     async def _work(self, subscription: Subscription, message: Message) -> None:
-        while not self.stopping.is_set():
+        try:
+            done = await self._done(message)
+        finally:
+            self._room.release()
+        self._in_hand.pop(message.seq, None)
+        if done:
+            await subscription.ack([message])
+        else:
+            await subscription.nak([message], 0.0 if self.stopping.is_set() else 5.0)
+
+    async def _done(self, message: Message) -> bool:
+        """Convert and store; false if it is time to stop, or the runtime failed."""
+        while True:
             try:
                 await self.ensure_open()
-                result = await self._convert(message)
-                await self.keep(result, message.id)
-                await subscription.ack([message])
-                return
+                await self.keep(await self._convert(message), message.id)
+                return True
             except NotConnected as error:
-                if not self.stopping.is_set():
-                    await self.lost(error)
+                if self.stopping.is_set():
+                    return False
+                await self.lost(error)
             except Exception as error:
                 self.log.exception("a message from %s: the runtime failed", message.subject)
                 self.note(error)
-                break
-        await subscription.nak([message], 0.0 if self.stopping.is_set() else 5.0)
+                return False
 
     async def _convert(self, message: Message) -> Result:
         result = Result()
