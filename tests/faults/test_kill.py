@@ -5,6 +5,7 @@ time alone. So the sinks can be held against the claims and against the ledger, 
 """
 
 import asyncio
+import contextlib
 import json
 import signal
 import socket
@@ -14,7 +15,8 @@ import sys
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -29,13 +31,15 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 TASKS = 500
 
-# `once` makes one round whose tasks never expire: each of its points has to arrive, exactly once. `steady` keeps the pipeline busy.
+# `once` makes one round whose tasks do not expire: each of its points has to arrive, exactly once. `steady` shows when records pass again.
+# The sleeps in the plugins see to it that a process that is killed has something in hand.
 CONFIG = """\
 dispatchers:
   - {type: default, name: once, connector: slow, entity_file: once.json, batch_size: 2, interval: 100d}
-  - {type: default, name: steady, connector: slow, entities: [steady.0, steady.1, steady.2], batch_size: 1, interval: 0.1, overlap: queue}
+  - {type: default, name: steady, connector: quick, entities: [steady.0, steady.1], batch_size: 1, interval: 0.2, overlap: queue}
 connectors:
   - {type: slow, converter: plus, concurrency: 4}
+  - {type: slow, name: quick, converter: plus}
 converters:
   - {type: plus, remote: true}
 aggregators:
@@ -85,12 +89,11 @@ class Config(karez.ConverterConfig):
 
 
 class Converter(karez.Converter[Config]):
-    def convert(self, record):
+    def convert_many(self, records):
         with open("converted", "a") as file:
-            file.write(f"{record['name']} {record['tick']} {os.getpid()}\\n")
-        time.sleep(0.003)
-        record["value"] += 1
-        return record
+            file.write("".join(f"{record['name']} {record['tick']} {os.getpid()}\\n" for record in records))
+        time.sleep(0.015)
+        return [{**record, "value": record["value"] + 1} for record in records]
 ''',
     "aggregator/witness.py": '''\
 """Writes down what it is given before it says that it has it."""
@@ -116,11 +119,11 @@ FLAGS = {"dispatcher": "-d", "connector": "-n", "converter": "-v", "aggregator":
 Reading = tuple[str, int]
 
 
-def until(condition: Callable[[], object], seconds: float = 60.0, what: str = "it") -> None:
-    end = time.monotonic() + seconds
+def until(condition: Callable[[], object], what: str, pause: float = 0.1) -> None:
+    end = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < end, f"{what} did not happen in {seconds:g} s"
-        time.sleep(0.002)
+        assert time.monotonic() < end, f"{what} did not come within a minute"
+        time.sleep(pause)
 
 
 class Fleet:
@@ -191,26 +194,22 @@ class Fleet:
         """Return just when a plugin writes: it is at work then."""
         path = self.folder / name
         size = path.stat().st_size if path.exists() else 0
-        until(lambda: path.exists() and path.stat().st_size > size, what=f"a line in {name}")
+        until(lambda: path.exists() and path.stat().st_size > size, f"a line in {name}", pause=0.002)
 
     def rows(self) -> list[tuple[str, int, int]]:
         if not (self.folder / "sink.sqlite3").exists():
             return []
-        database = sqlite3.connect(self.folder / "sink.sqlite3", timeout=20)
-        try:
+        with contextlib.closing(sqlite3.connect(self.folder / "sink.sqlite3", timeout=20)) as database:
+            if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'telemetry'").fetchall():
+                return []
             return list(database.execute("SELECT name, tick, value FROM telemetry"))
-        except sqlite3.OperationalError as error:
-            assert "no such table" in str(error)
-            return []
-        finally:
-            database.close()
 
     def file_rows(self) -> list[tuple[str, int, int]]:
         records = [json.loads(line) for line in (self.folder / "sink.ndjson").read_text().splitlines()]
         return [(record["name"], record["tick"], record["value"]) for record in records]
 
-    def has_fresh(self, since_ns: int) -> bool:
-        return any(name.startswith("steady") and tick > since_ns for name, tick, _ in self.rows())
+    def wait_for_fresh(self, since_ns: int) -> None:
+        until(lambda: any(name.startswith("steady") and tick > since_ns for name, tick, _ in self.rows()), "a fresh record")
 
     def has_once(self) -> bool:
         return len({name for name, _, _ in self.rows() if name.startswith("once")}) == 2 * TASKS
@@ -227,7 +226,7 @@ class Fleet:
         return asyncio.run(read())
 
     def wait_until_nothing_is_under_way(self) -> None:
-        durables = [connector_durable("slow"), converter_durable("plus")]
+        durables = [connector_durable("slow"), connector_durable("quick"), converter_durable("plus")]
         durables += [aggregator_durable(name, "telemetry") for name in ("sql", "file", "witness")]
 
         async def wait() -> None:
@@ -244,9 +243,8 @@ class Fleet:
 
     def finish(self) -> None:
         """A fresh record passes, the round that never expires is complete, everything ends in good order; then the oracle."""
-        now = time.time_ns()
-        until(lambda: self.has_fresh(now), what="a fresh record")
-        until(self.has_once, what="the round `once`")
+        self.wait_for_fresh(time.time_ns())
+        until(self.has_once, "the round `once`")
         self.terminate("dispatcher")
         self.wait_until_nothing_is_under_way()
         for kind in ("connector", "converter", "aggregator"):
@@ -268,7 +266,9 @@ class Fleet:
         assert not kept - readings.keys()
         # the sinks agree
         assert Counter(self.file_rows()) == Counter(rows)
-        assert {(name, tick) for name, tick, _ in self.lines("witnessed")} == readings.keys()
+        # a sink without keys sees more: a server that is started again has forgotten the ids of what was taken already
+        witnessed = {(name, tick) for name, tick, _ in self.lines("witnessed")}
+        assert readings.keys() <= witnessed <= {(name, tick) for name, tick, _ in claims}
         self.check_ledger(readings)
 
     def check_ledger(self, readings: Counter[Reading]) -> None:
@@ -280,28 +280,14 @@ class Fleet:
         assert {row.state for row in ledger} <= {"ok", "skipped"}, [row for row in ledger if row.state not in ("ok", "skipped")][:3]
 
     def again(self, name: str) -> int:
-        """How many points of the round that never expires a role got in two processes."""
-        pids: dict[str, set[int]] = {}
-        for point, _, pid in self.lines(name):
-            if point.startswith("once"):
-                pids.setdefault(point, set()).add(pid)
+        """How many readings a role got in two processes; the connector reads a point of the round `once` anew."""
+        pids: dict[Reading, set[int]] = {}
+        for point, tick, pid in self.lines(name):
+            pids.setdefault((point, 0 if point.startswith("once") else tick), set()).add(pid)
         return sum(len(found) > 1 for found in pids.values())
 
 
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    """A pipeline in four processes that is under load."""
-    found = Fleet(tmp_path)
-    try:
-        found.start_server()
-        found.start("aggregator", "converter", "connector", "dispatcher")
-        until(lambda: len(found.rows()) > 20, what="the first records")
-        yield found
-    finally:
-        found.close()
-
-
-def test_roles_that_are_killed_and_started_again_lose_nothing(fleet: Fleet) -> None:
+def roles_are_killed_and_started_again(fleet: Fleet) -> None:
     for kind, works in (("connector", "claims"), ("converter", "converted"), ("aggregator", "witnessed")):
         fleet.grows(works)
         fleet.kill(kind)
@@ -314,30 +300,52 @@ def test_roles_that_are_killed_and_started_again_lose_nothing(fleet: Fleet) -> N
     assert [fleet.again(name) > 0 for name in ("claims", "converted", "witnessed")] == [True, True, True]
 
 
-def test_a_server_that_stops_or_is_killed_under_load_loses_nothing(fleet: Fleet) -> None:
+def the_server_stops_and_is_killed(fleet: Fleet) -> None:
     for how in (signal.SIGTERM, signal.SIGKILL):
         fleet.grows("witnessed")
+        assert not fleet.has_once()
         fleet.end_server(how)
         assert not is_listening("127.0.0.1", fleet.port)
         fleet.start_server()
-        now = time.time_ns()
-        until(lambda now=now: fleet.has_fresh(now), what="a record after the server came back")  # type: ignore[misc]
-        assert not fleet.has_once()
+        fleet.wait_for_fresh(time.time_ns())
     assert [process.poll() for process in fleet.roles.values()] == [None] * 4
     fleet.finish()
-    assert fleet.log("connector").count("connected") > 1
 
 
-def test_everything_that_is_killed_at_once_and_started_in_another_order_goes_on(fleet: Fleet) -> None:
+def everything_is_killed_and_started_in_another_order(fleet: Fleet) -> None:
     fleet.grows("witnessed")
     for kind in FLAGS:
         fleet.kill(kind)
     fleet.end_server(signal.SIGKILL)
-    before = len(fleet.rows())
-    assert before < 2 * TASKS
+    assert not fleet.has_once()
     fleet.start("dispatcher", "connector")
     fleet.start_server()
     fleet.start("aggregator", "converter")
     fleet.finish()
-    assert len(fleet.rows()) > before
-    assert fleet.again("claims") + fleet.again("witnessed") > 0
+    assert fleet.again("claims") > 0
+
+
+def play(scenario: Callable[[Fleet], None], folder: Path) -> None:
+    """A scenario, on a fleet of its own that is under load."""
+    folder.mkdir()
+    fleet = Fleet(folder)
+    try:
+        fleet.start_server()
+        fleet.start("aggregator", "converter", "connector", "dispatcher")
+        until(fleet.rows, "the first record")
+        scenario(fleet)
+    except BaseException as error:
+        error.add_note(f"when {scenario.__name__}, in {folder}")
+        raise
+    finally:
+        fleet.close()
+
+
+def test_nothing_is_lost_doubled_or_made_up_when_processes_are_killed(tmp_path: Path) -> None:
+    """All scenarios at the same time: most of theirs is waiting for what a killed process had in hand."""
+    scenarios = (roles_are_killed_and_started_again, the_server_stops_and_is_killed, everything_is_killed_and_started_in_another_order)
+    with ThreadPoolExecutor(len(scenarios)) as pool:
+        played = [pool.submit(play, scenario, tmp_path / scenario.__name__) for scenario in scenarios]
+    failures = [error for error in (future.exception() for future in played) if isinstance(error, Exception)]
+    if failures:
+        raise ExceptionGroup("some scenarios failed", failures)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -113,6 +114,8 @@ FILES = {
     "aggregator/sink.py": SINK,
 }
 
+_number = itertools.count()
+
 ONE_OF_EACH = """
 dispatchers:
   - {type: default, name: points, connector: source, entities: [a, b, c], batch_size: 2, interval: 3600}
@@ -136,7 +139,7 @@ def names(records: Sequence[Record]) -> list[str]:
 async def give_task(bus: Bus, entities: Sequence[Any], id: str = "", connector: str = "source", deadline: int | None = None) -> None:
     """Ask a connector, as a dispatcher would."""
     headers = {DEADLINE: str(deadline)} if deadline is not None else None
-    await bus.publish(task_subject(connector), encode_task(Task(list(entities))), id or f"points:00000000:1:{hash(str(entities)) % 9999}", headers)
+    await bus.publish(task_subject(connector), encode_task(Task(list(entities))), id or f"points:00000000:1:{next(_number)}", headers)
 
 
 async def outcomes(bus: Bus) -> list[Outcome]:

@@ -145,7 +145,9 @@ async def test_a_task_that_is_done_again_stores_its_records_once(bus: Bus, pipel
 
 
 async def test_stop_delivers_everything_in_flight(bus: Bus, pipeline: Build) -> None:
-    yaml = ONE_OF_EACH.replace("interval: 3600", "interval: 0.01").replace("entities: [a, b, c], batch_size: 2", "entities: [a], batch_size: 1")
+    yaml = ONE_OF_EACH.replace("interval: 3600", "interval: 0.01").replace(
+        "entities: [a, b, c], batch_size: 2", "entities: [a], batch_size: 1"
+    )
     built = pipeline(yaml, FILES)
     sink = role(built, "aggregator", "sink")
 

@@ -89,7 +89,9 @@ async def test_the_lease_of_an_earlier_process_with_the_same_number_is_taken_at_
     assert await Lease(ready, "points").keep()
 
 
-@pytest.mark.parametrize("holder", [{"host": "elsewhere", "pid": 1, "id": "x"}, {"host": socket.gethostname(), "pid": os.getppid(), "id": "x"}])
+@pytest.mark.parametrize(
+    "holder", [{"host": "elsewhere", "pid": 1, "id": "x"}, {"host": socket.gethostname(), "pid": os.getppid(), "id": "x"}]
+)
 async def test_a_living_or_unknown_holder_is_waited_for(ready: Bus, holder: dict) -> None:
     await ready.put(LEASES, "dispatcher.points", as_json(holder), 0)
     lease = Lease(ready, "points")
@@ -102,9 +104,7 @@ async def test_a_lease_that_cannot_be_read_is_nobodys(ready: Bus) -> None:
     assert await Lease(ready, "points").keep()
 
 
-async def test_a_lease_ends_when_it_is_not_renewed_and_long_before_another_may_take_it(
-    ready: Bus, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_lease_ends_when_it_is_not_renewed_and_long_before_another_may_take_it(ready: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     lease = Lease(ready, "points")
     assert await lease.keep()
     now = time.monotonic()

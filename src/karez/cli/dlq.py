@@ -7,17 +7,24 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from karez.bus import Bus, Message
+from karez.bus import Bus, Durable, Message
 from karez.bus.nats import NatsBus
-from karez.bus.topology import DEAD, category_subject, converter_subject, dead_subject, task_subject
+from karez.bus.topology import DEAD, aggregator_durable, category_subject, converter_durable, converter_subject, dead_subject, task_subject
+from karez.cli import complain
 from karez.cli.log import printable
-from karez.errors import KarezError
+from karez.errors import BusRefused, KarezError
 from karez.records import CONTENT_TYPE, TEXT, as_json, category_of, decode_lines
 from karez.workers import IDS, ONLY
 
 
 class NoLetter(KarezError):
     """There is no such dead letter."""
+
+    exit_code = 1
+
+
+class NoWay(KarezError):
+    """A dead letter cannot go back."""
 
     exit_code = 1
 
@@ -62,18 +69,23 @@ def show(nats_addr: str, seq: int) -> int:
 
 
 def replay(nats_addr: str, seqs: list[int], all: bool, role: str | None, to: str | None) -> int:
-    """Hand them out again, with the ids that they had; those that are handed out leave the list."""
+    """Hand them out again, with the ids that they had; those that are handed out leave the list. 1 if one could not be."""
 
     async def work(bus: Bus) -> int:
-        count = 0
+        count, kept = 0, 0
         for letter in await _chosen(bus, seqs, all, role):
-            subject, headers = _way(letter, to)
+            try:
+                subject, headers = await way(bus, letter, to)
+            except NoWay as error:
+                complain(f"karez: {printable(str(error))}")
+                kept += 1
+                continue
             # an id of its own: the stream knows the old one, and would take it for a repetition
             await bus.publish(subject, letter.body, f"replay:{letter.seq}:{time.time_ns()}", headers)
             await bus.delete(DEAD, letter.seq)
             count += 1
-        print(f"replayed {count} dead letters")
-        return 0
+        print(f"replayed {count} dead letters" + (f", kept {kept}" if kept else ""))
+        return 1 if kept else 0
 
     return _with_bus(nats_addr, work)
 
@@ -91,22 +103,39 @@ def purge(nats_addr: str, seqs: list[int], all: bool, role: str | None, yes: boo
     return _with_bus(nats_addr, work)
 
 
-def _way(letter: Message, to: str | None) -> tuple[str, dict[str, str]]:
-    """Where a dead letter goes back to, and its headers: the role that gave up on it, and no other one, unless `to` says where."""
-    kind, _, name = letter.headers.get("Karez-Dlq-Stage", "").partition(".")
+async def way(bus: Bus, letter: Message, to: str | None) -> tuple[str, dict[str, str]]:
+    """Where a dead letter goes back to, and its headers: the role that gave up on it, and no other one, unless `to` says where.
+
+    Raises `NoWay` where nobody would take it: the bus would keep it for nobody, and forget it.
+    """
+    if "Karez-Dlq-Truncated" in letter.headers:
+        raise NoWay(f"dead letter {letter.seq} is only the beginning of what was too large for the bus, so it cannot be replayed")
     headers = {key: value for key, value in letter.headers.items() if key in (CONTENT_TYPE, IDS)}
     headers["Karez-Replayed"] = str(letter.seq)
-    if to is not None:
-        return (to if "." in to else converter_subject(to)), headers
     records = _records(letter)
-    if kind == "aggregator":
-        category = letter.headers.get("Karez-Dlq-Category") or category_of(records[0] if records else "")
+    category = letter.headers.get("Karez-Dlq-Category") or category_of(records[0] if records else "")
+    kind, _, name = letter.headers.get("Karez-Dlq-Stage", "").partition(".")
+    if to is not None:
+        if "." in to and to.startswith("karez."):
+            return to, headers
+        kind, name = "", to
+    if kind in ("aggregator", "") and await _exists(bus, aggregator_durable(name, category)):
         return category_subject(category, "replay"), {**headers, ONLY: name}
-    if kind == "converter":
+    if kind in ("converter", "") and await _exists(bus, converter_durable(name)):
         return converter_subject(name), headers
-    if letter.headers.get("Karez-Dlq-Reason") == "decode":
+    if kind == "connector" and letter.headers.get("Karez-Dlq-Reason") == "decode":
         return task_subject(name), headers
-    raise NoLetter(f"dead letter {letter.seq} comes from {kind} {name}, which reads and takes no records; say with --to who gets it")
+    if kind == "connector":
+        raise NoWay(f"dead letter {letter.seq} comes from {kind} {name}, which reads and takes no records; say with --to who gets it")
+    raise NoWay(f"dead letter {letter.seq}: no {kind or 'aggregator or converter'} {name} was ever deployed on this bus to take it")
+
+
+async def _exists(bus: Bus, durable: Durable) -> bool:
+    try:
+        await bus.backlog(durable)
+    except BusRefused:
+        return False
+    return True
 
 
 async def _letters(bus: Bus, role: str | None) -> AsyncIterator[Message]:

@@ -50,7 +50,7 @@ def printable(text: str) -> str:
 
 def safe(text: str) -> str:
     """One line for a log: redacted, printable, not longer than `LONGEST`."""
-    text = printable(redact(text[: LONGEST * 16])).replace("\t", "\\t").replace("\n", "\\n")
+    text = printable(redact(text[: LONGEST * 16].encode("utf-8", "backslashreplace").decode())).replace("\t", "\\t").replace("\n", "\\n")
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({len(text) - LONGEST} characters more)"
 
 

@@ -25,7 +25,7 @@ from karez.records import CATEGORY, CONTENT_TYPE, DEADLINE, TEXT, Record, Task, 
 from karez.roles import RESERVED_CATEGORIES
 from karez.state import Ledger, store
 from karez.step import DeadLetters, Emission, Result
-from karez.workers.letters import IDS, ONLY, RESERVE, bury
+from karez.workers.letters import IDS, ONLY, RESERVE, bury, one_line
 
 __all__ = ["IDS", "ONLY", "Counts", "Shared", "Worker"]
 
@@ -191,7 +191,7 @@ class Worker(ABC):
         self._failures = min(self._failures + 1, 10)
         self._retry_at = time.monotonic() + max(delay, getattr(error, "retry_after", None) or 0.0)
         if self._failures == 1:
-            self.log.warning("%s; trying again", error)
+            self.log.warning("%s; trying again", one_line(str(error)))
         self.note(error)
 
     def works(self) -> None:
@@ -211,13 +211,13 @@ class Worker(ABC):
             closing.cancel()
             self.log.warning("did not close within %.1f s; it is left behind", deadline)
         elif not closing.cancelled() and (error := closing.exception()) is not None:
-            self.log.warning("did not close: %s: %s", type(error).__name__, error)
+            self.log.warning("did not close: %s: %s", type(error).__name__, one_line(str(error)))
         self.is_open = False
 
     def note(self, error: Exception | str) -> None:
         """Count an error and keep its text for `karez status`."""
         self.counts.errors += 1
-        self.counts.last_error = f"{type(error).__name__}: {error}" if isinstance(error, Exception) else error
+        self.counts.last_error = one_line(f"{type(error).__name__}: {error}" if isinstance(error, Exception) else error)
         self.counts.last_error_at = time.time()
 
     # -- storing what was made
@@ -311,7 +311,7 @@ class Worker(ABC):
         """Put records to the dead letters, with all that is needed to understand, repair and replay them."""
         self.counts.dead += len(dead.records)
         if self.counts.dead == len(dead.records):
-            self.log.error("dead letters: %s: %s (karez dlq list)", dead.reason, dead.error[:1000])
+            self.log.error("dead letters: %s: %s (karez dlq list)", dead.reason, one_line(dead.error))
         self.note(f"dead letter: {dead.reason}: {dead.error}")
         await bury(self.bus, dead, origin, self.node.config.category if dead.kind == "aggregator" else "")
 

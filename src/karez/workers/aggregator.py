@@ -160,12 +160,13 @@ class AggregatorWorker(Worker):
 
     # -- one write
 
-    async def _write(self, records: Records, again: str) -> int:
+    async def _write(self, records: Records, again: str, halved: bool = False) -> int:
         """Write until all are stored or dead letters; returns how many died. Raises `NotConnected` when it is time to stop.
 
         `again` is the id of the message that brings dead letters back: with the ids of the old ones, new ones would pass for known.
         """
-        tries = 0
+        # of a half there was a try already; what is left alone gets all of them, for no accident to make a dead letter of it
+        tries = _TRIES - 1 if halved and len(records) > 1 else 0
         while True:
             await self.ensure_open()
             try:
@@ -180,14 +181,14 @@ class AggregatorWorker(Worker):
                     continue
                 self.note(error)
                 tries += 1
-                if tries == 1:
-                    self.log.warning("write of %d records: %s: %s", len(records), type(error).__name__, error)
+                if tries == 1 and not halved:
+                    self.log.warning("write of %d records: %s", len(records), self.counts.last_error)
                 if tries < _TRIES and not await self.pause(0.05 * tries):
                     continue
                 if len(records) > 1:
                     half = len(records) // 2
-                    first = await self._write(records.part(0, half), again)
-                    return first + await self._write(records.part(half, len(records)), again)
+                    first = await self._write(records.part(0, half), again, True)
+                    return first + await self._write(records.part(half, len(records)), again, True)
                 dead = [DeadLetters("aggregator", self.node.name, "error", f"{type(error).__name__}: {error}", list(records), records.ids)]
             if await self._is_flood(dead, records):
                 continue

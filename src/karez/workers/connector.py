@@ -19,7 +19,7 @@ from karez.state import Outcome, task_origin
 from karez.step import Result
 from karez.workers import Shared, Worker
 from karez.workers.deadlines import Deadlines
-from karez.workers.letters import bury_body
+from karez.workers.letters import bury_body, one_line
 
 __all__ = ["ConnectorWorker", "ListenWorker", "discover_subject", "outcome_subject"]
 
@@ -246,7 +246,7 @@ class ConnectorWorker(Worker):
 
     async def _poison(self, message: Message, error: Exception) -> None:
         self.note(error)
-        self.log.error("a task cannot be read: %s (karez dlq list)", error)
+        self.log.error("a task cannot be read: %s (karez dlq list)", one_line(str(error)))
         self.counts.dead += 1
         await bury_body(self.bus, "connector", self.node.name, str(error), message.id, message.body)
 
@@ -259,13 +259,13 @@ class ConnectorWorker(Worker):
         new = {key: reason for key, reason in now_failing.items() if key not in self._failing}
         for reason, number in Counter(new.values()).most_common(3):
             names = [key for key, why in new.items() if why == reason][:3]
-            self.log.warning("%d entities cannot be read: %s%s: %s", number, ", ".join(names), " …" if number > len(names) else "", reason)
+            self.log.warning("%d entities cannot be read: %s%s: %s", number, one_line(", ".join(names)), " …" if number > len(names) else "", one_line(reason))
             self.note(f"{', '.join(names)}: {reason}")
         back = [key for key in map(_key, entities) if key in self._failing and key not in now_failing]
         for key in back:
             del self._failing[key]
         if back:
-            self.log.warning("%d entities can be read again: %s", len(back), ", ".join(back[:3]))
+            self.log.warning("%d entities can be read again: %s", len(back), one_line(", ".join(back[:3])))
         for key, reason in now_failing.items():
             if len(self._failing) < _REMEMBERED:
                 self._failing[key] = reason

@@ -20,7 +20,7 @@ from karez.records import DEADLINE, Entity, Task, encode_task
 from karez.schedule import Schedule, choose, mixed, offsets
 from karez.state import LEASE_TTL, Lease, Outcome, Progress, follow, task_id
 from karez.workers import Shared, Worker
-from karez.workers.letters import RESERVE
+from karez.workers.letters import RESERVE, one_line
 
 _WINDOW = 256
 _MOST_MISSED = 1000
@@ -157,7 +157,7 @@ class DispatcherWorker(Worker):
             tasks = self._encoded(slot, role.batches(entities))
         except Exception as error:
             if not isinstance(error, NotConnected):
-                self.log.error("has no entities: %s: %s", type(error).__name__, error)
+                self.log.error("has no entities: %s: %s", type(error).__name__, one_line(str(error)))
             self.note(error)
             self._add(slot, -1, "error", f"entities: {type(error).__name__}: {error}"[:500])
             return

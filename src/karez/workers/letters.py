@@ -56,14 +56,14 @@ def _headers(dead: DeadLetters, origin: str) -> dict[str, str]:
     return {
         "Karez-Dlq-Reason": dead.reason,
         "Karez-Dlq-Stage": f"{dead.kind}.{dead.name}",
-        "Karez-Dlq-Error": _one_line(dead.error),
-        "Karez-Dlq-Origin": _one_line(origin),
+        "Karez-Dlq-Error": one_line(dead.error),
+        "Karez-Dlq-Origin": one_line(origin),
         "Karez-Dlq-At": f"{time.time():.3f}",
     }
 
 
-def _one_line(text: str) -> str:
-    """The text as a header can hold it: UTF-8 without line breaks."""
+def one_line(text: str) -> str:
+    """The text as a header, a log line or `karez status` can hold it: UTF-8 without line breaks, not endless."""
     return " ".join(text[:_LONGEST].split()).encode("utf-8", "replace").decode()
 
 

@@ -178,8 +178,9 @@ def test_the_first_generation_says_it_in_the_log(server: EmbeddedServer) -> None
 
 
 def test_sigterm_under_load_loses_nothing_and_stores_nothing_twice(server: EmbeddedServer, folder: Path) -> None:
-    busy = CONFIG.replace("[a, b, c, d, e]", f"[{', '.join(f'p{number}' for number in range(500))}]").replace("interval: 0.1", "interval: 50ms")
-    (folder / "k.yaml").write_text(busy.replace("batch_size: 2", "batch_size: 10"))
+    points = ", ".join(f"p{number}" for number in range(500))
+    busy = CONFIG.replace("a, b, c, d, e", points).replace("interval: 0.1", "interval: 50ms").replace("batch_size: 2", "batch_size: 10")
+    (folder / "k.yaml").write_text(busy)
     with running("deploy", "-c", "k.yaml", "-a", server.address) as process:
         until(lambda: len(stored()) >= 2000)
         code, out, err = terminated(process)

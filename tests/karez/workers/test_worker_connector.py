@@ -505,7 +505,12 @@ async def test_what_is_no_record_is_a_dead_letter_and_its_neighbours_are_deliver
         await give_task(bus, ["a"])
         await until(lambda: len(sink.records) == 3)
     assert sink.records == [record("a"), "a line \n of two", ""]
-    assert sorted(letter.headers["Karez-Dlq-Reason"] for letter in await letters(bus)) == ["not_json", "not_json", "wrong_type", "wrong_type"]
+    assert sorted(letter.headers["Karez-Dlq-Reason"] for letter in await letters(bus)) == [
+        "not_json",
+        "not_json",
+        "wrong_type",
+        "wrong_type",
+    ]
 
 
 async def test_a_record_as_it_is_is_a_line_of_text(bus: Bus, pipeline: Build) -> None:
@@ -829,8 +834,7 @@ async def test_a_converter_of_a_listener_that_is_away_loses_nothing(bus: Bus, pi
 
 
 async def test_a_full_stream_makes_connectors_wait_and_loses_nothing(bus: Bus, pipeline: Build, monkeypatch) -> None:
-    from karez.bus import Retention, Stream
-    from karez.bus import topology
+    from karez.bus import Retention, Stream, topology
 
     real = topology.streams
 
