@@ -1,6 +1,6 @@
 """The demo: starts the two demo devices, deploys `karez.yaml` beside this file with the ordinary command, and ends the devices.
 
-    python examples/demo/run.py [--for 20s]
+python examples/demo/run.py [--for 20s]
 """
 
 from __future__ import annotations

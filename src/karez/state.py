@@ -161,13 +161,16 @@ def _line(outcome: Outcome, limit: int) -> bytes:
 async def store(bus: Bus, subject: str, body: bytes, id: str, headers: dict[str, str] | None = None) -> bool:
     """Publish until it is stored, however long the bus is full or away; true if the id was known before the first try."""
     delay = 0.02
+    tries = 0
     known: bool | None = None
     while True:
         try:
             duplicate = await bus.publish(subject, body, id, headers)
             return duplicate if known is None else known
         except BusError as error:
-            if known is None and isinstance(error, BusRefused):
+            tries += 1
+            # the first few may be refused by a server that is about to stop
+            if isinstance(error, BusRefused) and tries == 6:
                 log.error("the bus refuses a message for %s, which is kept and tried again: %s", subject, error)
             # a publish that failed may have been stored all the same, so what comes back now says nothing
             known = False

@@ -13,64 +13,19 @@ import asyncio
 import contextlib
 import copy
 import inspect
-import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from itertools import repeat
 from operator import contains
 from typing import Any, cast
 
-import msgspec
-
 from karez.errors import NotConnected, Rejected
 from karez.pipeline import Node
 from karez.records import DEFAULT_CATEGORY, META, Failed, Record, Records, Task, as_json, category_of, derived_id, from_json
-from karez.roles import Converter, Invalid, Role
-
-_LONGEST_SHOWN = 4096
-_PLAIN = frozenset({dict, str})
-
-
-@dataclass(slots=True)
-class DeadLetters:
-    """Records that nobody will take: which role said so, at which stage, and why."""
-
-    kind: str
-    name: str
-    reason: str
-    error: str
-    records: list[Record]
-    ids: list[str] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Emission:
-    """A batch that leaves the chain: to the aggregators of a category, or to a role in another process.
-
-    `branch` says by which way it came, the same at each repetition, so that ids can be derived from it.
-    """
-
-    kind: str
-    """`category`, `converter` or `connector`"""
-    name: str
-    source: str
-    branch: str
-    records: list[Record]
-    category: str = DEFAULT_CATEGORY
-
-
-@dataclass(slots=True)
-class Result:
-    """What became of one task or one batch."""
-
-    emissions: list[Emission] = field(default_factory=list)
-    dead: list[DeadLetters] = field(default_factory=list)
-    failed: list[Failed] = field(default_factory=list)
-    fetched: int = 0
-    dropped: int = 0
+from karez.results import PLAIN, DeadLetters, Emission, Result, check_values, plain, put_aside, take
+from karez.roles import Converter, Role
 
 
 async def call(role: Role[Any], method: Callable[..., Any], *args: Any) -> Any:
@@ -174,88 +129,6 @@ async def chunks(value: Any) -> AsyncIterator[Sequence[Any]]:
         raise TypeError(f"a fetch gives records, a list or an async iterator of them, not {type(value).__name__}")
 
 
-def take(node: Node, chunk: Sequence[Any], records: list[Record], result: Result) -> None:
-    """Sort what a connector gave into records, failed entities, and what is neither."""
-    if _PLAIN.issuperset(map(type, chunk)):
-        records.extend(chunk)
-        return
-    for item in chunk:
-        if item.__class__ is dict or item.__class__ is str:
-            records.append(item)
-        elif isinstance(item, dict | str):
-            records.append(_plain(item))
-        elif isinstance(item, Failed):
-            result.failed.append(item)
-        else:
-            _dead(result, node, "wrong_type", f"a record is a dict or a str, not {type(item).__name__}", [shown(item)])
-
-
-def shown(value: Any) -> str:
-    """What cannot travel, as a text that can."""
-    try:
-        return repr(value)[:_LONGEST_SHOWN].encode(errors="backslashreplace").decode()
-    except Exception as error:
-        return f"a {type(value).__name__} that cannot be shown: {error}"
-
-
-def _plain(record: Record) -> Record:
-    """The same as a plain dict or str, of an OrderedDict or the like."""
-    return dict(record) if isinstance(record, dict) else str(record)
-
-
-def check_values(node: Node, records: list[Record], result: Result) -> list[Record]:
-    """The records that can travel, with values that are no number treated as the connector's `invalid` says.
-
-    JSON has no NaN and msgspec writes null for it, so a batch whose JSON holds no null needs no second look.
-    """
-    try:
-        if set(map(type, records)) == {str}:
-            "".join(records).encode()  # type: ignore[arg-type]
-            return records
-        if b"null" not in as_json(records):
-            return records
-    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
-        pass  # the culprit is found below, its neighbours go on
-    good: list[Record] = []
-    for record in records:
-        try:
-            as_json(record)
-            odd = _not_finite(record)
-        except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
-            _dead(result, node, "not_json", str(error), [shown(record)])
-            continue
-        policy = getattr(node.config, "invalid", Invalid.QUALITY_BAD)
-        if not odd:
-            good.append(record)
-        elif policy is Invalid.QUALITY_BAD:
-            good.append({**_finite(record), "quality": "bad", "reason": f"not a number: {odd}"})
-        elif policy is Invalid.DROP:
-            result.dropped += 1
-        else:
-            _dead(result, node, "not_a_number", odd, [_finite(record)])
-    return good
-
-
-def _not_finite(value: Any, path: str = "") -> str:
-    if isinstance(value, float):
-        return "" if math.isfinite(value) else f"{path or 'record'} is {value}"
-    if isinstance(value, dict):
-        return next((found for key, item in value.items() if (found := _not_finite(item, f"{path}.{key}" if path else str(key)))), "")
-    if isinstance(value, list | tuple):
-        return next((found for index, item in enumerate(value) if (found := _not_finite(item, f"{path}[{index}]"))), "")
-    return ""
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
-
-
 def by_category(records: list[Record], default: str) -> list[tuple[str, list[Record]]]:
     """The records grouped by category, in order of first appearance; almost always one group."""
     # at the speed of C; a text that contains the key is no harm, it only takes the long way
@@ -326,7 +199,7 @@ async def _converted(node: Node, records: list[Record], result: Result) -> list[
 def _checked(outputs: Any) -> list[Record]:
     if not isinstance(outputs, list):
         raise TypeError(f"convert_many gives a list, not {type(outputs).__name__}")
-    for strange in set(map(type, outputs)) - _PLAIN:
+    for strange in set(map(type, outputs)) - PLAIN:
         raise TypeError(f"convert_many gives dicts and strs, not {strange.__name__}")
     return outputs
 
@@ -347,7 +220,7 @@ def _convert_each(node: Node, records: list[Record], result: Result) -> list[Rec
         except NotConnected:
             raise
         except (Exception, SystemExit) as error:
-            _dead(result, node, *_reason(error), [record])
+            put_aside(result, node, *_reason(error), [record])
     return outputs
 
 
@@ -355,7 +228,7 @@ def _with_meta(made: Any, source: Record) -> Record:
     """What a converter made, with the metadata of the record that it was made from, unless it has its own."""
     if not isinstance(made, dict | str):
         raise TypeError(f"a converter makes dicts and strs, not {type(made).__name__}")
-    record = made if made.__class__ is dict or made.__class__ is str else _plain(made)
+    record = made if made.__class__ is dict or made.__class__ is str else plain(made)
     if isinstance(record, dict) and isinstance(source, dict) and META in source and META not in record:
         record[META] = copy.copy(source[META])
     return record
@@ -366,11 +239,11 @@ async def _convert_parts(node: Node, records: list[Record], given: list[Record],
     if isinstance(error, Rejected) and error.records:
         named, _ = _named(given, error.records)
         if named:
-            _dead(result, node, "rejected", error.reason, [records[index] for index in sorted(named)])
+            put_aside(result, node, "rejected", error.reason, [records[index] for index in sorted(named)])
             rest = [record for index, record in enumerate(records) if index not in named]
             return await _converted(node, rest, result) if rest else []
     if len(records) == 1:
-        _dead(result, node, *_reason(error), records)
+        put_aside(result, node, *_reason(error), records)
         return []
     half = len(records) // 2
     first = await _converted(node, records[:half], result)
@@ -416,11 +289,3 @@ async def write(node: Node, records: Records) -> list[DeadLetters]:
 
 def _reason(error: BaseException) -> tuple[str, str]:
     return ("rejected", error.reason) if isinstance(error, Rejected) else ("error", f"{type(error).__name__}: {error}")
-
-
-def _dead(result: Result, node: Node, reason: str, error: str, records: list[Record]) -> None:
-    last = result.dead[-1] if result.dead else None
-    if last is not None and (last.name, last.reason, last.error) == (node.name, reason, error):
-        last.records.extend(records)
-    else:
-        result.dead.append(DeadLetters(node.kind, node.name, reason, error, list(records)))

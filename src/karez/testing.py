@@ -19,6 +19,7 @@ from karez import step
 from karez.pipeline import Node
 from karez.records import Failed, Record, Records, Task
 from karez.registry import Registry
+from karez.results import DeadLetters, Result
 
 
 def build(kind: str, yaml: str, plugins: Iterable[Path | str] = ()) -> Node:
@@ -46,7 +47,7 @@ class Outcome:
 
     records: list[Record]
     failed: list[Failed]
-    dead: list[step.DeadLetters]
+    dead: list[DeadLetters]
 
 
 async def fetch(node: Node, entities: Sequence[Any]) -> Outcome:
@@ -57,12 +58,12 @@ async def fetch(node: Node, entities: Sequence[Any]) -> Outcome:
 
 async def convert(node: Node, records: Sequence[Record], category: str = "telemetry") -> Outcome:
     """What a converter makes of these."""
-    result = step.Result()
+    result = Result()
     groups = await step.convert(node, list(records), category, result)
     return Outcome([record for _, group in groups for record in group], result.failed, result.dead)
 
 
-async def write(node: Node, records: Sequence[Record], ids: list[str] | None = None) -> list[step.DeadLetters]:
+async def write(node: Node, records: Sequence[Record], ids: list[str] | None = None) -> list[DeadLetters]:
     """Hand records to an aggregator; returns its dead letters."""
     return await step.write(node, Records(records, ids=ids or [f"test/{index}" for index in range(len(records))]))
 

@@ -38,8 +38,8 @@ dispatchers:
   - {type: default, name: once, connector: slow, entity_file: once.json, batch_size: 2, interval: 100d}
   - {type: default, name: steady, connector: quick, entities: [steady.0, steady.1], batch_size: 1, interval: 0.2, overlap: queue}
 connectors:
-  - {type: slow, converter: plus, concurrency: 4}
-  - {type: slow, name: quick, converter: plus}
+  - {type: slow, converter: plus, concurrency: 4, task_timeout: 30}
+  - {type: slow, name: quick, converter: plus, task_timeout: 30}
 converters:
   - {type: plus, remote: true}
 aggregators:

@@ -57,7 +57,8 @@ def _durable_name(kind: str, name: str) -> str:
 
 def connector_durable(name: str) -> Durable:
     """The durable that all workers of a connector share."""
-    return Durable(TASKS, _durable_name("connector", name), task_subject(name), max_unacked=1024)
+    # a poll is soon too old to be done by another: whoever died with it must not keep it for long
+    return Durable(TASKS, _durable_name("connector", name), task_subject(name), ack_wait=10.0, max_unacked=1024)
 
 
 def converter_durable(name: str) -> Durable:

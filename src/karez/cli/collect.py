@@ -17,8 +17,8 @@ from karez.cli.writers import chosen, write
 from karez.errors import ConfigError, Problem
 from karez.pipeline import Node, Pipeline
 from karez.records import Failed, Record, Task
+from karez.results import DeadLetters, Result
 from karez.roles import ListenConnector
-from karez.step import DeadLetters, Result
 
 _TIMEOUT = 300.0
 

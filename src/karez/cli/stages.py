@@ -18,8 +18,8 @@ from karez.cli.log import safe
 from karez.errors import ConfigError, KarezError, NotConnected, Problem
 from karez.pipeline import Node
 from karez.records import AS_IS, Failed, Record, Task
+from karez.results import DeadLetters, Result, take
 from karez.roles import ListenConnector
-from karez.step import DeadLetters, Result
 
 _LINES = msgspec.json.Decoder()
 T = TypeVar("T")
@@ -102,7 +102,7 @@ async def _first_heard(node: Node) -> Result:
     records: list[Record] = []
     heard = role.listen()
     async for chunk in step.chunks(heard):
-        step.take(node, chunk, records, result)
+        take(node, chunk, records, result)
         break
     if hasattr(heard, "aclose"):
         await heard.aclose()

@@ -21,8 +21,8 @@ from karez.cli.stages import counted, plural
 from karez.errors import ConfigError, Problem
 from karez.pipeline import Node, Pipeline
 from karez.records import DEFAULT_CATEGORY, Failed, category_of
+from karez.results import DeadLetters, Result, check_values
 from karez.roles import ListenConnector
-from karez.step import DeadLetters, Result
 
 _WIDTH = 80
 
@@ -143,7 +143,7 @@ class Trial:
         for category, batch in step.by_category(self.made, DEFAULT_CATEGORY):
             work = step.convert(converter, batch, category, result)
             for _, records in await stages.guarded(converter, work, self.options.timeout):
-                made += step.check_values(converter, records, result)
+                made += check_values(converter, records, result)
         self._count(result)
         self._take(made, "record")
         self._stage(converter)

@@ -22,9 +22,9 @@ from karez.bus.topology import category_subject, converter_subject, data_stream,
 from karez.errors import BusError, NotConnected
 from karez.pipeline import Node
 from karez.records import CATEGORY, CONTENT_TYPE, DEADLINE, TEXT, Record, Task, derived_id, encode_lines, encode_task
+from karez.results import DeadLetters, Emission, Result
 from karez.roles import RESERVED_CATEGORIES
 from karez.state import Ledger, store
-from karez.step import DeadLetters, Emission, Result
 from karez.workers.letters import IDS, ONLY, RESERVE, bury, one_line
 
 __all__ = ["IDS", "ONLY", "Counts", "Shared", "Worker"]

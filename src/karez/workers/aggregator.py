@@ -13,7 +13,7 @@ from karez.bus.topology import aggregator_durable
 from karez.errors import BusError, NotConnected
 from karez.pipeline import Node
 from karez.records import CONTENT_TYPE, TEXT, Record, Records, decode_each, from_json
-from karez.step import DeadLetters
+from karez.results import DeadLetters
 from karez.workers import IDS, ONLY, Shared, Worker
 
 _WINDOW = 256

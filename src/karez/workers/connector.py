@@ -15,8 +15,8 @@ from karez.bus.topology import connector_durable, outcome_subject
 from karez.errors import NotConnected
 from karez.pipeline import Node
 from karez.records import DEADLINE, Entity, Failed, Record, Task, as_json, decode_task, derived_id
+from karez.results import Emission, Result, take
 from karez.state import Outcome, task_origin
-from karez.step import Result
 from karez.workers import Shared, Worker
 from karez.workers.deadlines import Deadlines
 from karez.workers.letters import bury_body, one_line
@@ -259,7 +259,8 @@ class ConnectorWorker(Worker):
         new = {key: reason for key, reason in now_failing.items() if key not in self._failing}
         for reason, number in Counter(new.values()).most_common(3):
             names = [key for key, why in new.items() if why == reason][:3]
-            self.log.warning("%d entities cannot be read: %s%s: %s", number, one_line(", ".join(names)), " …" if number > len(names) else "", one_line(reason))
+            more = " …" if number > len(names) else ""
+            self.log.warning("%d entities cannot be read: %s%s: %s", number, one_line(", ".join(names)), more, one_line(reason))
             self.note(f"{', '.join(names)}: {reason}")
         back = [key for key in map(_key, entities) if key in self._failing and key not in now_failing]
         for key in back:
@@ -288,7 +289,7 @@ def _join(result: Result, other: Result) -> None:
     result.dropped += other.dropped
 
 
-def _way(emission: step.Emission) -> tuple[str, str, str, str]:
+def _way(emission: Emission) -> tuple[str, str, str, str]:
     return emission.kind, emission.name, emission.source, emission.branch
 
 
@@ -344,7 +345,7 @@ class ListenWorker(Worker):
     async def _take(self, chunk: Any, origin: str) -> None:
         while True:
             result, records = Result(), list[Record]()
-            step.take(self.node, chunk if isinstance(chunk, list | tuple) else [chunk], records, result)
+            take(self.node, chunk if isinstance(chunk, list | tuple) else [chunk], records, result)
             try:
                 # copies: a converter that is away may have changed some in place, and gets them again
                 await step.admit(self.node, copy.deepcopy(records) if len(self.together) > 1 else records, result)

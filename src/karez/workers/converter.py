@@ -12,7 +12,7 @@ from karez.bus.topology import converter_durable
 from karez.errors import NotConnected
 from karez.pipeline import Node
 from karez.records import CATEGORY, CONTENT_TYPE, DEFAULT_CATEGORY, TEXT, decode_each
-from karez.step import DeadLetters, Result
+from karez.results import DeadLetters, Result
 from karez.workers import Shared, Worker
 
 _AT_ONCE = 32

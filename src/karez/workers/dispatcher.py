@@ -52,7 +52,7 @@ class DispatcherWorker(Worker):
         self._schedule = schedule_of(node.config)
         self._lease = Lease(self.bus, node.name)
         self._progress = Progress(self.bus, node.name)
-        self._under_way: dict[str, int] = {}
+        self._under_way: dict[str, int] = {}  # when each has taken longer than a round
         self._entities: tuple[float, list[Entity]] | None = None
 
     @property
@@ -235,7 +235,7 @@ class DispatcherWorker(Worker):
                     self._add(slot, missing, "skipped", reason)
                 break
             id = task_id(self.node.name, self._digest, slot, index)
-            self._under_way[id] = deadline + int(at[index] * 1000)
+            self._under_way[id] = max(deadline + int(at[index] * 1000), now_ms() + (deadline - slot) * 9 // 10)
             under_way.append((await self.bus.begin(subject, body, id, headers), index, body))
             self.counts.records += count
             if len(under_way) >= _WINDOW:

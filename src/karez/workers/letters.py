@@ -10,8 +10,8 @@ import msgspec
 from karez.bus import Bus
 from karez.bus.topology import dead_subject
 from karez.records import CONTENT_TYPE, TEXT, Record, as_json, derived_id, encode_lines
+from karez.results import DeadLetters, shown
 from karez.state import store
-from karez.step import DeadLetters, shown
 
 IDS = "Karez-Ids"
 ONLY = "Karez-Only"

@@ -160,10 +160,10 @@ async def test_a_round_that_is_due_while_the_last_one_is_under_way_is_skipped_an
     async with deploy(built, bus) as deployment:
         dispatcher = worker(deployment, "dispatcher", "points")
         await until(lambda: dispatcher.counts.skipped >= 3)
-        assert dispatcher.counts.tasks == 1
+        assert dispatcher.counts.tasks <= 2  # the first one may have begun late in its interval
         assert "overrun" in dispatcher.counts.last_error
         go.set()
-        await until(lambda: dispatcher.counts.tasks >= 3)
+        await until(lambda: dispatcher.counts.tasks >= 4)
     rows = await outcomes(bus)
     assert {(row.batch, row.state, row.reason) for row in rows if row.state == "skipped"} >= {(-1, "skipped", "overrun")}
     slots = [row.slot for row in rows if row.batch in (-1, 0)]
@@ -184,7 +184,6 @@ async def test_tasks_that_are_spread_may_reach_into_the_next_interval(bus: Bus, 
     async with deploy(built, bus) as deployment:
         dispatcher = worker(deployment, "dispatcher", "points")
         await until(lambda: dispatcher.counts.tasks >= 15)
-        print(await outcomes(bus))
         assert "overrun" not in dispatcher.counts.last_error
 
 
@@ -281,14 +280,14 @@ async def test_without_the_lease_nothing_is_given(bus: Bus, pipeline: Build) -> 
 
 
 async def test_a_lease_that_is_lost_in_a_round_ends_it(bus: Bus, pipeline: Build) -> None:
-    built = build(pipeline, interval=0.6, batch_size=1, mode="even")
+    built = build(pipeline, interval=0.9, batch_size=1, mode="even", overlap="queue")
     async with running(built, bus, "dispatcher") as deployment:
         dispatcher = worker(deployment, "dispatcher", "points")
-        await until(lambda: dispatcher.counts.records >= 1)
+        await until(lambda: dispatcher.counts.records >= 3)
+        await until(lambda: dispatcher.counts.records % 3 == 1)
         dispatcher._lease._renewed -= 1000  # as after a minute of sleep
-        await until(lambda: dispatcher.counts.skipped >= 1)
-        rows = await until_rows(bus, 1)
-        assert {row.reason for row in rows} == {"no_lease"}
+        rows = await until_rows(bus, 2)
+    assert [(row.state, row.reason) for row in rows[:2]] == [("skipped", "no_lease")] * 2
 
 
 async def test_a_bus_that_cannot_say_who_holds_the_lease_is_asked_again(bus: Bus, pipeline: Build) -> None:

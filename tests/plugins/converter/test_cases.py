@@ -18,6 +18,7 @@ from karez.errors import Rejected
 from karez.pipeline import Node
 from karez.records import DEFAULT_CATEGORY
 from karez.registry import Registry
+from karez.results import Result
 
 CASES = Path(__file__).parents[2] / "cases"
 FOLDERS = sorted(path for path in CASES.glob("converter_*/*") if path.is_dir())
@@ -43,7 +44,7 @@ def read_input(case: Path) -> list:
 
 
 async def run(case: Path) -> dict:
-    node, result, records = build(case), step.Result(), []
+    node, result, records = build(case), Result(), []
     await step.call(node.role, node.role.open)
     for category, batch in step.by_category(read_input(case), DEFAULT_CATEGORY):
         for _, group in await step.convert(node, batch, category, result):
