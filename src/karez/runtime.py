@@ -11,11 +11,13 @@ dispatcher ─▶ KAREZ_TASKS ─▶ connector ═▶ converter ═▶ converter
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
 import socket
 import time
+import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -28,11 +30,12 @@ from karez.bus.topology import (
     aggregator_durable,
     connector_durable,
     converter_durable,
+    data_stream,
     streams,
 )
 from karez.errors import BusError
 from karez.pipeline import Node, Pipeline
-from karez.records import Entity, as_json
+from karez.records import Entity, as_json, from_json
 from karez.roles import KINDS, ListenConnector
 from karez.state import Ledger, prepare
 from karez.workers import Shared, Worker
@@ -56,6 +59,8 @@ class Balance:
     stored: int
     dead: int
     waits: bool = False
+    is_shared: bool = False
+    """Whether a process whose counts are not among these stores for it as well, so that they need not add up."""
 
     @property
     def open(self) -> int:
@@ -64,9 +69,14 @@ class Balance:
 
 
 class Deployment:
-    """The workers of one process."""
+    """The workers of one process. `since` is the last place in each stream that is not of this run, if others began it."""
 
-    def __init__(self, pipeline: Pipeline, bus: Bus, kinds: Collection[str] = KINDS, *, drain: bool = True) -> None:
+    def __init__(
+        self, pipeline: Pipeline, bus: Bus, kinds: Collection[str] = KINDS, *, drain: bool = True, since: dict[str, int] | None = None
+    ) -> None:
+        self.id = uuid.uuid4().hex
+        self.peers: dict[str, list[str]] = {}
+        self.since = since
         self.pipeline = pipeline
         self.bus = bus
         self.kinds = frozenset(kinds or KINDS)
@@ -93,7 +103,7 @@ class Deployment:
         # what is here now stays, and records come and go in batches: the usual 700 objects mean a collection a batch
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)
-        side = [asyncio.create_task(self._tick(), name="tick"), asyncio.create_task(self._answer(), name="status")]
+        side = [asyncio.create_task(loop()) for loop in (self._tick, self._answer, self._greet)]
         stack.push_async_callback(_cancel, side)
         self.shared.ledger.start()
         stack.push_async_callback(self.shared.ledger.stop, STOP_DEADLINE / 10)
@@ -104,10 +114,10 @@ class Deployment:
         of = {worker.node: worker for worker in self.workers}
         for worker in self.workers:
             worker.together += [of[node] for node in called_directly(worker.node)]
+        since = await last_places(self.pipeline, self.bus) if self.since is None else self.since
         for worker in self.workers:
             if isinstance(worker, AggregatorWorker):
-                state = await self.bus.stream_state(worker.durable.stream)
-                worker.backlog_seq = state.last_seq if state else 0
+                worker.backlog_seq = since.get(worker.durable.stream, 0)
         # the workers of a kind stop together, so a slow one costs its own time only
         for kind in ("aggregator", "converter", "connector", "dispatcher"):
             group = [worker for worker in self.workers if worker.node.kind == kind]
@@ -154,16 +164,33 @@ class Deployment:
     async def _answer(self) -> None:
         while True:
             try:
-                async for _, _, _, reply in self.bus.listen(STATUS):
+                async for _, body, _, reply in self.bus.listen(STATUS):
+                    self._meet(body)
                     if reply:
                         await self.bus.announce(reply, as_json(self.snapshot()))
             except BusError as error:
                 log.debug("status: %s", error)
             await asyncio.sleep(0.5)
 
+    async def _greet(self) -> None:
+        """Learn who else is there, and let them learn of this process: who shares the work cannot account for it alone."""
+        try:
+            for answer in await self.bus.ask(STATUS, as_json(self.snapshot()), 1.0):
+                self._meet(answer)
+        except BusError as error:
+            log.debug("status: %s", error)
+
+    def _meet(self, snapshot: bytes) -> None:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            other = from_json(snapshot)
+            if other["id"] != self.id:
+                self.peers[other["id"]] = [worker["name"] for worker in other["workers"] if worker["kind"] == "aggregator"]
+
     def snapshot(self) -> dict[str, Any]:
         """The state of this process, for `karez status`."""
         return {
+            "id": self.id,
+            "peers": self.peers,
             "process": f"{socket.gethostname()}/{os.getpid()}",
             "started_at": self.started_at,
             "digest": self.pipeline.digest,
@@ -195,20 +222,36 @@ def called_directly(node: Node) -> list[Node]:
     return found
 
 
+async def last_places(pipeline: Pipeline, bus: Bus) -> dict[str, int]:
+    """The last place in the stream of each aggregator."""
+    found = {}
+    for node in pipeline.aggregators.values():
+        stream = data_stream(node.config.category)
+        state = await bus.stream_state(stream)
+        found[stream] = state.last_seq if state else 0
+    return found
+
+
 def balances(snapshots: Sequence[dict[str, Any]], waiting: dict[str, bool]) -> list[Balance]:
     """The account of every aggregator, over the processes whose last snapshots these are."""
     emitted: Counter[str] = Counter()
     stored: Counter[str] = Counter()
     dead: Counter[str] = Counter()
     categories: dict[str, str] = {}
+    known = {snapshot.get("id") for snapshot in snapshots}
+    shared: set[str] = set()
     for snapshot in snapshots:
+        shared.update(name for peer, names in snapshot.get("peers", {}).items() if peer not in known for name in names)
         for worker in snapshot["workers"]:
             emitted.update(worker["emitted"])
             if worker["kind"] == "aggregator":
                 categories[worker["name"]] = worker["category"]
                 stored[worker["name"]] += worker["stored"]
                 dead[worker["name"]] += worker["dead"] - worker["dead_backlog"]
-    return [Balance(name, emitted[category], stored[name], dead[name], waiting.get(name, False)) for name, category in categories.items()]
+    return [
+        Balance(name, emitted[category], stored[name], dead[name], waiting.get(name, False), name in shared)
+        for name, category in categories.items()
+    ]
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
@@ -218,12 +261,14 @@ async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
 
 
 @asynccontextmanager
-async def deploy(pipeline: Pipeline, bus: Bus, kinds: Collection[str] = KINDS, *, drain: bool = True) -> AsyncIterator[Deployment]:
+async def deploy(
+    pipeline: Pipeline, bus: Bus, kinds: Collection[str] = KINDS, *, drain: bool = True, since: dict[str, int] | None = None
+) -> AsyncIterator[Deployment]:
     """Run the roles of these kinds on an open bus, until the block is left; then drain and stop.
 
     With `drain`, aggregators of a process that also collects write what lies on the bus before they stop.
     """
-    deployment = Deployment(pipeline, bus, kinds, drain=drain)
+    deployment = Deployment(pipeline, bus, kinds, drain=drain, since=since)
     async with AsyncExitStack() as stack:
         await deployment.run(stack)
         yield deployment

@@ -53,6 +53,7 @@ class NatsBus(Bus):
     def __init__(self, address: str = DEFAULT_ADDRESS, *, start_deadline: float = 60.0, name: str = "karez") -> None:
         self.address = address
         self._place = without_secrets(address)
+        self._was_connected = False
         self._start_deadline = start_deadline
         self._name = f"{name}@{socket.gethostname()}/{os.getpid()}"
         self._nc = LeanClient()
@@ -82,6 +83,7 @@ class NatsBus(Bus):
             disconnected_cb=self._on_disconnect,
             reconnected_cb=self._on_reconnect,
         )
+        self._was_connected = True
         self._js = self._nc.jetstream(timeout=10)
         self.max_payload = self._nc.max_payload
         await self._check_server()
@@ -111,11 +113,12 @@ class NatsBus(Bus):
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
-        if not self._nc.is_closed:
+        if self._was_connected and not self._nc.is_closed:
             if self._nc.is_connected:
                 with contextlib.suppress(nats.errors.Error, TimeoutError):
                     await self._nc.flush(5)
-            await self._nc.close()
+            with contextlib.suppress(nats.errors.Error, OSError):
+                await self._nc.close()
         for future, _, _ in self._in_flight.values():
             if not future.done():
                 future.set_exception(BusUnreachable("the connection was closed"))
@@ -147,6 +150,9 @@ class NatsBus(Bus):
 
     async def _on_reconnect(self) -> None:
         self.on_change(True, f"connected to {self._place} again")
+        # what was sent before may have got lost on the way: to send it once more does no harm, to wait for it does
+        for key in list(self._in_flight):
+            self._finish(key, BusUnreachable(f"the connection to {self._place} was lost"))
         for pull in self._pulls:
             await pull.start_over()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from karez.bus import Bus
 from karez.bus.topology import STATUS
 from karez.cli.log import printable
+from karez.errors import BusError
 from karez.records import from_json
 from karez.roles import KINDS
 
@@ -103,10 +105,12 @@ async def watch(bus: Bus) -> None:
     if not console.is_terminal:
         while True:
             await asyncio.sleep(5)
-            print(line(await ask_fleet(bus, 0.2), since), flush=True)
+            with contextlib.suppress(BusError):  # the log says that the bus is away
+                print(line(await ask_fleet(bus, 0.2), since), flush=True)
     from rich.live import Live
 
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            live.update(table(await ask_fleet(bus, 0.3)), refresh=True)
+            with contextlib.suppress(BusError):
+                live.update(table(await ask_fleet(bus, 0.3)), refresh=True)
             await asyncio.sleep(0.5)
