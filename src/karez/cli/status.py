@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from karez.bus.connecting import without_secrets
 from karez.bus.nats import NatsBus
+from karez.cli.log import printable
 from karez.cli.view import ask_fleet, rows, table
 from karez.errors import BusUnreachable
 from karez.records import as_json
 
 
 def run(nats_addr: str, json: bool) -> int:
-    """Print it; 1 if nobody answers."""
+    """Print it; raises `BusUnreachable` if nobody answers."""
     fleet = asyncio.run(_ask(nats_addr))
     if json:
         print(as_json({"processes": fleet}).decode())
@@ -25,9 +27,9 @@ def run(nats_addr: str, json: bool) -> int:
         console.print(table(fleet))
         for row in rows(fleet):
             for entity, reason in list(row["failing"].items())[:20]:
-                console.print(f"{row['name']}: cannot read {entity}: {reason}", markup=False, highlight=False)
+                console.print(printable(f"{row['name']}: cannot read {entity}: {reason}"), markup=False, highlight=False)
     if not fleet:
-        raise BusUnreachable(f"nobody on {nats_addr} answers; is `karez deploy` running there?")
+        raise BusUnreachable(f"nobody on {without_secrets(nats_addr)} answers; is `karez deploy` running there?")
     return 0
 
 

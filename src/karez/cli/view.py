@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _STALE = 5.0
+_LINE_EVERY = 5.0
 
 
 async def ask_fleet(bus: Bus, wait: float = 0.4) -> list[dict[str, Any]]:
@@ -104,7 +105,7 @@ async def watch(bus: Bus) -> None:
     since = time.time()
     if not console.is_terminal:
         while True:
-            await asyncio.sleep(5)
+            await asyncio.sleep(_LINE_EVERY)
             with contextlib.suppress(BusError):  # the log says that the bus is away
                 print(line(await ask_fleet(bus, 0.2), since), flush=True)
     from rich.live import Live
