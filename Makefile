@@ -39,8 +39,8 @@ lock: .venv/.dev  ## choose the versions of all dependencies anew
 	$(LOCK) --extra demo --group build -o requirements/demo.txt
 	$(LOCK) --all-extras --group dev -c requirements/demo.txt -o requirements/dev.txt
 
-LOCK := $(BIN)/uv pip compile pyproject.toml -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	--no-emit-find-links --no-annotate --no-header --upgrade
+LOCK := $(BIN)/uv pip compile pyproject.toml -q --universal --python-version 3.11 --generate-hashes \
+	--no-annotate --no-header --upgrade
 
 clean:  ## remove what was set up and what was collected
 	rm -rf .venv .karez
