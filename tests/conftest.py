@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,14 @@ async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.005)
+
+
+async def freeze(pid: int) -> None:
+    """Stop a process as SIGSTOP does, and return when all of its threads stand still: the signal takes its time."""
+    os.kill(pid, signal.SIGSTOP)
+    await until(
+        lambda: all(task.joinpath("stat").read_text().rsplit(")", 1)[1].split()[0] == "T" for task in Path(f"/proc/{pid}/task").iterdir())
+    )
 
 
 @pytest.fixture(autouse=True)

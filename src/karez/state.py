@@ -22,6 +22,7 @@ import msgspec
 
 from karez.bus import Bus, Message, Subscription
 from karez.bus.topology import LEASES, STATE, outcome_subject
+from karez.crashpoints import passing
 from karez.errors import BusError, BusRefused
 from karez.records import as_json
 
@@ -125,6 +126,8 @@ class Ledger:
             for outcome in rows:
                 by_dispatcher[outcome.dispatcher].append(outcome)
             await asyncio.gather(*(self._write(dispatcher, outcomes) for dispatcher, outcomes in by_dispatcher.items()))
+            if acks:
+                passing("connector", "recorded")
             for subscription, messages in acks.items():
                 await subscription.ack(messages)
             if not self._rows:

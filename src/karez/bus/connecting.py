@@ -94,7 +94,8 @@ async def _refusals(address: str) -> list[str]:
     for url in address.split(","):
         parts = urlsplit(url if "://" in url else f"nats://{url}")
         try:
-            _, writer = await asyncio.wait_for(asyncio.open_connection(parts.hostname, parts.port or 4222), 5)
+            async with asyncio.timeout(5):  # not wait_for, which may swallow a cancellation
+                _, writer = await asyncio.open_connection(parts.hostname, parts.port or 4222)
             writer.close()
             return []
         except (OSError, TimeoutError) as error:

@@ -270,7 +270,8 @@ class _MemorySubscription(Subscription):
             reader.wake.clear()
             wait = min(end, reader.next_event()) - now
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(reader.wake.wait(), None if wait == float("inf") else max(wait, 0.001))
+                async with asyncio.timeout(None if wait == float("inf") else max(wait, 0.001)):  # wait_for may swallow a cancellation
+                    await reader.wake.wait()
         self._is_interrupted = False
         return []
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from karez import config as configurations
+from karez import crashpoints
 from karez.bus import Bus
 from karez.cli import BUG, complain, log
 from karez.cli.options import NATS_ADDR, DeployOptions
@@ -34,6 +35,7 @@ _RESPAWN_AFTER = 1.0
 def run(options: DeployOptions) -> int:
     """Run it; returns the exit code. Raises `ConfigError` before anything is connected."""
     log.setup(options.logging_level, options.generation, options.rotation)
+    _arm()
     if options.loadbalance:
         options = replace(options, config=[_share(options.config)])
     pipeline = _build(options)
@@ -64,6 +66,14 @@ async def _ending(work: Coroutine[Any, Any, int]) -> int:
     if failure is not None:
         raise failure
     return code
+
+
+def _arm() -> None:
+    if where := os.environ.get("KAREZ_CRASH_AT"):
+        try:
+            crashpoints.arm(where)
+        except ValueError as error:
+            raise ConfigError([Problem(None, "KAREZ_CRASH_AT", str(error))]) from None
 
 
 def _build(options: DeployOptions) -> Pipeline:
@@ -348,6 +358,7 @@ def _worker(options: DeployOptions, report: Connection, since: dict[str, int]) -
 
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: drain when the parent is gone
     log.setup(options.logging_level, options.generation, options.rotation, part=str(os.getpid()))
+    _arm()
 
     def work() -> None:
         sys.exit(asyncio.run(_ending(_single(replace(options, generation=0), _build(options), report, since))))

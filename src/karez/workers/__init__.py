@@ -19,6 +19,7 @@ from typing import Any
 from karez import step
 from karez.bus import Bus, Subscription
 from karez.bus.topology import category_subject, converter_subject, data_stream, streams, task_subject
+from karez.crashpoints import passing
 from karez.errors import BusError, NotConnected
 from karez.pipeline import Node
 from karez.records import CATEGORY, CONTENT_TYPE, DEADLINE, TEXT, Record, Task, derived_id, encode_lines, encode_task
@@ -249,6 +250,7 @@ class Worker(ABC):
                 duplicate = False
             if category and not duplicate:
                 counts.emitted[category] += count
+            passing(self.node.kind, "part_stored")
 
     def _messages(
         self, emission: Emission, origin: str, deadline: str, result: Result

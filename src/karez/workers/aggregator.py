@@ -10,6 +10,7 @@ from typing import Any
 from karez import step
 from karez.bus import Message, Subscription
 from karez.bus.topology import aggregator_durable
+from karez.crashpoints import passing
 from karez.errors import BusError, NotConnected
 from karez.pipeline import Node
 from karez.records import CONTENT_TYPE, TEXT, Record, Records, decode_each, from_json
@@ -116,6 +117,7 @@ class AggregatorWorker(Worker):
     async def _deliver(self, batch: tuple[Records, list[tuple[Message, int]]]) -> None:
         records, taken = batch
         messages = [message for message, _ in taken]
+        passing("aggregator", "taken")
         beat = asyncio.create_task(self._beat(messages))
         try:
             for message, lines in self._broken:
@@ -132,7 +134,9 @@ class AggregatorWorker(Worker):
             return
         finally:
             beat.cancel()
+        passing("aggregator", "written")
         await self._reader.ack(messages)
+        passing("aggregator", "acknowledged")
         self._count(records, taken, dead)
 
     def _count(self, records: Records, taken: list[tuple[Message, int]], dead: int) -> None:

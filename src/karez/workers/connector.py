@@ -12,6 +12,7 @@ from typing import Any
 from karez import step
 from karez.bus import Message
 from karez.bus.topology import connector_durable, outcome_subject
+from karez.crashpoints import passing
 from karez.errors import NotConnected
 from karez.pipeline import Node
 from karez.records import DEADLINE, Entity, Failed, Record, Task, as_json, decode_task, derived_id
@@ -140,10 +141,12 @@ class ConnectorWorker(Worker):
         finally:
             self._room.release()
         task, result = read
+        passing("connector", "fetched")
         try:
             await self.keep(result, message.id, message.headers.get(DEADLINE, ""))
         finally:
             self._store_room.release()
+        passing("connector", "stored")
         self.counts.records += result.fetched
         if result.fetched:
             self.counts.last_record_at = time.time()
@@ -165,6 +168,7 @@ class ConnectorWorker(Worker):
         except Exception as error:
             await self._poison(message, error)
             return self._row(message, "error", f"decode: {error}"[:500])
+        passing("connector", "taken")
         if end and task.window is None and time.time() * 1000 > end:
             self.counts.skipped += 1
             return self._row(message, "skipped", "expired", expected=len(task.entities))

@@ -9,6 +9,7 @@ from typing import Any
 from karez import step
 from karez.bus import Message, Subscription
 from karez.bus.topology import converter_durable
+from karez.crashpoints import passing
 from karez.errors import NotConnected
 from karez.pipeline import Node
 from karez.records import CATEGORY, CONTENT_TYPE, DEFAULT_CATEGORY, TEXT, decode_each
@@ -72,6 +73,7 @@ class ConverterWorker(Worker):
         self._in_hand.pop(message.seq, None)
         if done:
             await subscription.ack([message])
+            passing("converter", "acknowledged")
         else:
             await subscription.nak([message], 0.0 if self.stopping.is_set() else 5.0)
 
@@ -80,7 +82,11 @@ class ConverterWorker(Worker):
         while True:
             try:
                 await self.ensure_open()
-                await self.keep(await self._convert(message), message.id)
+                passing("converter", "taken")
+                result = await self._convert(message)
+                passing("converter", "converted")
+                await self.keep(result, message.id)
+                passing("converter", "stored")
                 return True
             except NotConnected as error:
                 if self.stopping.is_set():

@@ -14,6 +14,7 @@ import msgspec
 from karez import step
 from karez.bus import Bus
 from karez.bus.topology import connector_durable, task_subject
+from karez.crashpoints import passing
 from karez.errors import BusError, BusFull, NotConnected
 from karez.pipeline import Node
 from karez.records import DEADLINE, Entity, Task, encode_task
@@ -77,6 +78,7 @@ class DispatcherWorker(Worker):
     async def _keep_lease(self) -> None:
         while True:
             try:
+                passing("dispatcher", "leaseless")
                 held = await self._lease.keep()
             except BusError as error:
                 self.note(error)
@@ -136,10 +138,13 @@ class DispatcherWorker(Worker):
         for slot in skipped:
             self._skip(slot, "missed", "nobody could dispatch")
         for slot in chosen:
+            passing("dispatcher", "leased")
             await self._round(slot)
+            passing("dispatcher", "published")
             if self.stopping.is_set():
                 return slot
         await self._progress.save(slots[-1])
+        passing("dispatcher", "saved")
         return slots[-1]
 
     async def _round(self, slot: int) -> None:
@@ -238,6 +243,7 @@ class DispatcherWorker(Worker):
             self._under_way[id] = max(deadline + int(at[index] * 1000), now_ms() + (deadline - slot) * 9 // 10)
             under_way.append((await self.bus.begin(subject, body, id, headers), index, body))
             self.counts.records += count
+            passing("dispatcher", "part_published")
             if len(under_way) >= _WINDOW:
                 await self._settle(slot, deadline, subject, under_way)
         await self._settle(slot, deadline, subject, under_way)

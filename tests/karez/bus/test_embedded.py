@@ -13,6 +13,7 @@ from karez.bus.embedded import EmbeddedServer, is_listening
 from karez.bus.nats import NatsBus
 from karez.bus.topology import DEAD, streams
 from karez.errors import BusRefused, StateError
+from karez.state import store
 from tests.conftest import until
 
 pytestmark = pytest.mark.integration
@@ -31,7 +32,7 @@ async def test_a_killed_server_is_started_again_with_what_it_had_stored(tmp_path
         os.kill(first, signal.SIGKILL)
         await until(lambda: server.pid != first and bus.is_connected)
         async with asyncio.timeout(10):
-            await bus.publish("karez.dlq.connector.x", b"later", "2")
+            await store(bus, "karez.dlq.connector.x", b"later", "2")
         assert [message.body async for message in bus.read(DEAD)] == [b"kept", b"later"]
     finally:
         await bus.close()

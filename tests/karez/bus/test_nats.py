@@ -21,7 +21,7 @@ from karez.bus.nats import NatsBus
 from karez.bus.pull import Pull
 from karez.errors import BusError, BusRefused, BusUnreachable, StateError
 from karez.state import store
-from tests.conftest import until
+from tests.conftest import freeze, until
 
 pytestmark = pytest.mark.integration
 
@@ -92,7 +92,7 @@ async def test_a_server_that_says_nothing_is_not_waited_for_for_ever(
 ) -> None:
     monkeypatch.setattr(module, "_PUBLISH_TIMEOUT", 0.3)
     assert server.pid is not None
-    os.kill(server.pid, signal.SIGSTOP)
+    await freeze(server.pid)
     try:
         with pytest.raises(BusUnreachable, match="did not confirm a message"):
             await nats_bus.publish("work.a", b"x", "id")
@@ -124,7 +124,7 @@ async def test_what_was_under_way_when_the_bus_is_closed_fails(server: EmbeddedS
     await bus.open()
     await bus.declare([WORK], [READER])
     assert server.pid is not None
-    os.kill(server.pid, signal.SIGSTOP)
+    await freeze(server.pid)
     try:
         future = await bus.begin("work.a", b"x", "id")
         bus._nc.options["flush_timeout"] = 0.1
@@ -327,3 +327,19 @@ async def test_a_server_that_dies_is_started_again_with_what_it_had_stored(tmp_p
     await bus.close()
     await server.stop()
     await server.stop()
+
+
+async def test_who_waits_for_a_server_can_be_cancelled_at_any_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = asyncio.Event()
+
+    async def refuse(*_: object) -> None:
+        await refused.wait()
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr("karez.bus.connecting.asyncio.open_connection", refuse)
+    waiting = asyncio.create_task(NatsBus("nats://127.0.0.1:1").open())
+    await asyncio.sleep(0.01)
+    refused.set()
+    waiting.cancel()  # in the same moment as the refusal
+    await asyncio.wait([waiting], timeout=2)
+    assert waiting.cancelled()
