@@ -1,10 +1,25 @@
 """The options that several commands have, and the completion of shells."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
+
+# plain help is what the first generation printed, and rich alone would take the time that help may take
+PLAIN: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False, "add_completion": False}
+
+
+def seconds(option: str, text: str | None) -> float | None:
+    """The seconds that a duration on the command line means."""
+    if text is None:
+        return None
+    from karez.options import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
 
 
 class Shell(StrEnum):

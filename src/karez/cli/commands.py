@@ -1,32 +1,34 @@
-"""The table of all commands and their options; what a command does is in the file that its body imports."""
+"""The table of the commands and their options; what a command does is in the file that its body imports.
 
-from typing import Annotated, Any
+Those for a deployment that runs are in `operations.py`.
+"""
+
+from typing import Annotated
 
 import typer
 from typer import Argument, Option
 from typer.completion import completion_init  # type: ignore[attr-defined]
 
+from karez.cli import operations
 from karez.cli.arguments import (
+    PLAIN,
     AggregatorFlag,
-    AllOption,
     ConfigOption,
     ConnectorFlag,
     ConverterFlag,
     DispatcherFlag,
     InputOption,
     InstallOption,
-    JsonOption,
     LevelOption,
     LoadbalanceOption,
     NameOption,
     NatsOption,
     PluginsOption,
-    RoleOption,
     RotationOption,
-    SeqArgument,
     ShowOption,
     StrictOption,
     VersionOption,
+    seconds,
 )
 from karez.cli.options import (
     CONFIGS,
@@ -43,13 +45,9 @@ from karez.cli.options import (
     names,
 )
 
-# plain help is what the first generation printed, and rich alone would take the time that help may take
-_PLAIN: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False, "add_completion": False}
-
-app = typer.Typer(name="karez", invoke_without_command=True, **_PLAIN)
-plugins_app = typer.Typer(invoke_without_command=True, **_PLAIN)
-new_app = typer.Typer(no_args_is_help=True, help="Start something of your own from a scaffold that runs.", **_PLAIN)
-dlq_app = typer.Typer(no_args_is_help=True, help="Dead letters: records that nobody could take, with the reason.", **_PLAIN)
+app = typer.Typer(name="karez", invoke_without_command=True, **PLAIN)
+plugins_app = typer.Typer(invoke_without_command=True, **PLAIN)
+new_app = typer.Typer(no_args_is_help=True, help="Start something of your own from a scaffold that runs.", **PLAIN)
 completion_init()
 
 
@@ -123,7 +121,7 @@ def deploy(
     strict: StrictOption = False,
 ) -> None:
     """Launch the roles of a configuration; without -a, and nothing at the default address, with a server of its own."""
-    seconds = _seconds("--for", for_)
+    limit = seconds("--for", for_)
     from karez.cli.deploy import run
 
     options = DeployOptions(
@@ -136,7 +134,7 @@ def deploy(
         rotation=logging_rotation,
         workers=workers,
         bus=str(bus),
-        for_seconds=seconds,
+        for_seconds=limit,
         live=live,
         state_dir=state_dir,
         strict=strict,
@@ -188,7 +186,7 @@ def stages(
         output,
         all_records,
         verbose,
-        _seconds("--timeout", timeout) or 30.0,
+        seconds("--timeout", timeout) or 30.0,
     )
     raise SystemExit(run(options))
 
@@ -271,104 +269,6 @@ def new_pipeline(folder: Annotated[str, Argument(help="Folder that is made.")]) 
     raise SystemExit(pipeline(folder))
 
 
-@app.command()
-def status(nats_addr: NatsOption = NATS_ADDR, json: JsonOption = False) -> None:
-    """Show who is there: rates, lag, errors, freshness."""
-    from karez.cli.status import run
-
-    raise SystemExit(run(nats_addr=nats_addr, json=json))
-
-
-@app.command()
-def top(nats_addr: NatsOption = NATS_ADDR) -> None:
-    """Show the same, live."""
-    from karez.cli.top import run
-
-    raise SystemExit(run(nats_addr=nats_addr))
-
-
-@app.command()
-def tap(
-    subject: Annotated[str, Argument(help="Subject, such as `karez.telemetry.>`.")] = "karez.telemetry.>",
-    nats_addr: NatsOption = NATS_ADDR,
-    count: Annotated[int | None, Option("--count", "-c", min=1, metavar="N", help="Stop after so many records.")] = None,
-    json: JsonOption = False,
-) -> None:
-    """Show records as they pass."""
-    from karez.cli.tap import run
-
-    raise SystemExit(run(subject=subject, nats_addr=nats_addr, count=count, json=json))
-
-
-@dlq_app.command("list")
-def dlq_list(
-    nats_addr: NatsOption = NATS_ADDR,
-    role: RoleOption = None,
-    limit: Annotated[int, Option("--limit", min=1, metavar="N", help="Most that are listed.")] = 100,
-    json: JsonOption = False,
-) -> None:
-    """List dead letters: number, time, role, reason."""
-    from karez.cli.dlq import list_
-
-    raise SystemExit(list_(nats_addr=nats_addr, role=role, limit=limit, json=json))
-
-
-@dlq_app.command("show")
-def dlq_show(seq: Annotated[int, Argument(help="Number, as `karez dlq list` shows it.")], nats_addr: NatsOption = NATS_ADDR) -> None:
-    """Show a dead letter with its records."""
-    from karez.cli.dlq import show
-
-    raise SystemExit(show(nats_addr=nats_addr, seq=seq))
-
-
-@dlq_app.command("replay")
-def dlq_replay(
-    seqs: SeqArgument = None,
-    nats_addr: NatsOption = NATS_ADDR,
-    all_: AllOption = False,
-    role: RoleOption = None,
-    to: Annotated[str | None, Option("--to", metavar="NAME", help="Role that gets them, in place of the one that gave up.")] = None,
-) -> None:
-    """Hand dead letters out again."""
-    _some(seqs, all_)
-    from karez.cli.dlq import replay
-
-    raise SystemExit(replay(nats_addr=nats_addr, seqs=seqs or [], all=all_, role=role, to=to))
-
-
-@dlq_app.command("purge")
-def dlq_purge(
-    seqs: SeqArgument = None,
-    nats_addr: NatsOption = NATS_ADDR,
-    all_: AllOption = False,
-    role: RoleOption = None,
-    yes: Annotated[bool, Option("--yes", "-y", help="Do not ask.")] = False,
-) -> None:
-    """Delete dead letters for good."""
-    _some(seqs, all_)
-    if not yes:
-        typer.confirm("Delete these dead letters for good?", abort=True)
-    from karez.cli.dlq import purge
-
-    raise SystemExit(purge(nats_addr=nats_addr, seqs=seqs or [], all=all_, role=role, yes=True))
-
-
-def _some(seqs: list[int] | None, everything: bool) -> None:
-    if bool(seqs) == everything:
-        raise typer.BadParameter("name the numbers, as `karez dlq list` shows them, or write --all")
-
-
-def _seconds(option: str, text: str | None) -> float | None:
-    if text is None:
-        return None
-    from karez.options import parse_duration
-
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=option) from None
-
-
 app.add_typer(plugins_app, name="plugins")
 app.add_typer(new_app, name="new")
-app.add_typer(dlq_app, name="dlq")
+app.add_typer(operations.app)
