@@ -5,7 +5,7 @@ BIN := .venv/bin
 FOR ?=
 TESTS ?= tests
 
-.PHONY: help demo test check docs bench lock cases-update clean
+.PHONY: help demo test faults check docs bench lock cases-update clean
 
 help:  ## print these lines
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 20
@@ -15,6 +15,9 @@ demo: .venv/.demo  ## collect real data from three protocols into SQLite and a f
 
 test: .venv/.dev  ## every test, against real servers on loopback (TESTS=tests/karez/test_step.py: some of them)
 	$(BIN)/python -m pytest -n auto --dist loadfile -q $(TESTS)
+
+faults: .venv/.dev  ## real processes killed and servers away for as long as it really happens: 20 minutes
+	$(BIN)/python -m pytest -n 2 --dist load -v -m long tests/faults
 
 check: .venv/.dev  ## format, lint, types, import contracts, docs up to date
 	$(BIN)/ruff format --check .
@@ -30,6 +33,8 @@ bench: .venv/.dev  ## how fast it is, beside what the machine can do, in the sam
 	$(BIN)/python bench/pipeline.py --paced
 	$(BIN)/python bench/modbus.py
 	$(BIN)/python bench/opcua.py
+	@echo 'What each fault costs, in 15 minutes: $(BIN)/python bench/faults.py'
+	$(BIN)/python bench/tiro.py
 
 cases-update: .venv/.dev  ## write what the converters make of tests/cases today; review the difference
 	KAREZ_CASES_UPDATE=1 $(BIN)/python -m pytest -q tests/plugins/converter/test_cases.py

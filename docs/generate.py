@@ -1,4 +1,4 @@
-"""Writes what is made from the code: docs/plugins, docs/karez.schema.json, and the table of plugins in README.md.
+"""Writes what is made from the code: docs/plugins, docs/karez.schema.json, the table of plugins in README.md, and examples/tiro.
 
 python docs/generate.py            writes what has changed
 python docs/generate.py --check    only names the files that are not up to date, exit code 1 if there are any
@@ -21,10 +21,12 @@ from karez.cli.plugin_doc import ConfigOption
 from karez.pipeline import Pipeline
 from karez.registry import Plugin, Registry
 from karez.roles import KINDS, AggregatorConfig, Config, ConnectorConfig, ConverterConfig, DispatcherConfig
+from tiro import project
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "plugins"
-SOURCES = Path(registry.__file__).parent
+EXAMPLE = ROOT / "examples" / "tiro"
+SOURCES = Path(registry.__file__).parent.parent
 SHARED: dict[str, type[Config]] = dict(zip(KINDS, (DispatcherConfig, ConnectorConfig, ConverterConfig, AggregatorConfig), strict=True))
 COLUMNS = ("option", "type", "default", "meaning")
 BEGIN, END = "<!-- plugins -->", "<!-- /plugins -->"
@@ -34,10 +36,11 @@ NOTE = "<!-- made by docs/generate.py from the plugin's own file; do not edit --
 def generated() -> dict[Path, str]:
     """Every file that is made from the code, and its text."""
     found = Registry()
-    plugins = [plugin for plugin in found if plugin.origin == "built in"]
+    plugins = [plugin for plugin in found if plugin.file is not None and plugin.file.is_relative_to(SOURCES)]
     files = {PAGES / plugin.kind / f"{plugin.type}.md": page(plugin) for plugin in plugins}
     files[PAGES / "README.md"] = f"# Plugins\n\n{NOTE}\n\n{table(plugins, PAGES)}\n"
     files[ROOT / "docs" / "karez.schema.json"] = json.dumps(Pipeline.schema(found), indent=2) + "\n"
+    files |= {EXAMPLE / name: text for name, text in project.files(EXAMPLE.name).items()}
     readme = ROOT / "README.md"
     before, begin, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -62,8 +65,8 @@ def table(plugins: Sequence[Plugin], folder: Path) -> str:
 
 def page(plugin: Plugin) -> str:
     """The page of one plugin: its own text, then its options, then those that its kind shares."""
-    assert plugin.path is not None
-    source = ROOT / "src" / "karez" / plugin.path.relative_to(SOURCES)
+    assert plugin.file is not None
+    source = ROOT / "src" / plugin.file.relative_to(SOURCES)
     link = Path(os.path.relpath(source, PAGES / plugin.kind)).as_posix()
     shared = {field.alias or name for name, field in SHARED[plugin.kind].model_fields.items()}
     options = plugin_doc.options(plugin)

@@ -33,7 +33,8 @@ def own_plugin(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_it_is_right(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # the demo is started by make, in the root; the others where they lie
-    monkeypatch.chdir(ROOT if path.parent.name == "demo" else path.parent)
+    folder = path.parent.parent if path.parent.name == "config" else path.parent
+    monkeypatch.chdir(ROOT if folder.name == "demo" else folder)
     pipeline = Pipeline.build(load([path]), Registry(["plugins"]))
     assert [problem for problem in pipeline.problems if problem.severity is not Severity.WARNING] == []
     # what Telegraf takes has no aggregator here

@@ -106,10 +106,10 @@ def references(kind: str, options: dict[str, Any]) -> list[Reference]:
     return found
 
 
-def check(drafts: Drafts) -> Iterator[Problem]:
-    """All problems between the drafts."""
+def check(drafts: Drafts, partial: bool = False) -> Iterator[Problem]:
+    """All problems between the drafts; if only a part of them will run, a converter may be missing."""
     yield from _duplicates(drafts)
-    yield from _dangling(drafts)
+    yield from _dangling(drafts, partial)
     cycles = [*_cycles(drafts, "connector"), *_cycles(drafts, "converter")]
     yield from cycles
     yield from _reserved(drafts)
@@ -128,13 +128,14 @@ def _duplicates(drafts: Drafts) -> Iterator[Problem]:
             yield draft.error(reason, key, "give each a `name` of its own")
 
 
-def _dangling(drafts: Drafts) -> Iterator[Problem]:
+def _dangling(drafts: Drafts, partial: bool) -> Iterator[Problem]:
     for draft in drafts.all:
         seen: set[str | None] = set()
         for reference in draft.references:
             if reference.name is not None and (reference.kind, reference.name) not in drafts.named:
                 hint = _hint(drafts, reference.kind, reference.name)
-                yield draft.error(f"there is no {reference.kind} named `{reference.name}`", reference.key, hint)
+                say = draft.warning if partial and reference.kind == "converter" else draft.error
+                yield say(f"there is no {reference.kind} named `{reference.name}`", reference.key, hint)
             elif reference.kind == "converter" and reference.name in seen:
                 what = f"`{reference.name}` is" if reference.name else "the empty entry (straight to the aggregators) is"
                 yield draft.warning(f"{what} listed twice, so every record goes there twice", reference.key, "keep one of them")

@@ -14,8 +14,10 @@ from karez.documents import Broken, Document, KeyPath, put, say
 from karez.errors import ConfigError, Place, Problem, Severity
 from karez.interpolation import fill, is_whole
 from karez.options import suggest
+from karez.settings import Settings
 
 TOP_KEYS = {"dispatchers": "dispatcher", "connectors": "connector", "converters": "converter", "aggregators": "aggregator"}
+SETTINGS = tuple(Settings.model_fields)
 _SUFFIXES = (".yaml", ".yml")
 
 
@@ -56,6 +58,8 @@ class Configuration:
     files: list[str]
     entries: list[Entry]
     problems: list[Problem] = field(default_factory=list)
+    settings: Entry = field(default_factory=lambda: Entry("settings", {}, Place("", 1, 1), "", {}))
+    """The top-level keys that are no lists, of all files together."""
 
 
 def load(paths: Sequence[Path | str], environ: Mapping[str, str] | None = None) -> Configuration:
@@ -72,6 +76,8 @@ def load(paths: Sequence[Path | str], environ: Mapping[str, str] | None = None) 
             continue
         problems.extend(document.problems)
         configuration.entries.extend(_entries(document, environ, problems))
+        if isinstance(document.value, dict):
+            _join(configuration.settings, _settings(document, environ, problems), problems)
     if any(problem.severity is Severity.ERROR for problem in problems):
         raise ConfigError(problems)
     return configuration
@@ -94,9 +100,14 @@ def _matches(path: Path, problems: list[Problem]) -> list[Path]:
     if path.is_dir():
         files = [file for file in path.iterdir() if not file.name.startswith(".")]
     elif path.exists() or not glob.has_magic(str(path)):
-        if not path.exists():
-            problems.append(Problem(Place(str(path), 1, 1), "", "there is no such file", _like(path)))
-        return [path] if path.exists() else []
+        if path.exists():
+            return [path]
+        other = path.with_suffix({".yaml": ".yml", ".yml": ".yaml"}.get(path.suffix, path.suffix))
+        if other.is_file():
+            problems.append(Problem(Place(str(other), 1, 1), "", f"this is read for {path}, which is not there", None, Severity.NOTICE))
+            return [other]
+        problems.append(Problem(Place(str(path), 1, 1), "", "there is no such file", _like(path)))
+        return []
     else:
         files = [Path(name) for name in glob.glob(str(path), recursive=True)]
     files = sorted(file for file in files if file.suffix in _SUFFIXES and file.is_file())
@@ -123,20 +134,47 @@ def _entries(document: Document, environ: Mapping[str, str], problems: list[Prob
         reason = f"the file is {_what(value)}, not a mapping"
         problems.append(Problem(Place(file, 1, 1), "", reason, f"its keys are {', '.join(TOP_KEYS)}"))
         return
-    if not any(key in TOP_KEYS for key in value):
+    if not any(key in TOP_KEYS or key in SETTINGS for key in value):
         problems.append(Problem(Place(file, 1, 1), "", "the file lists no roles", f"it needs one of the keys {', '.join(TOP_KEYS)}"))
     for key, items in value.items():
         place = document.places[key,]
+        if key in SETTINGS:
+            continue
         if key not in TOP_KEYS:
             if not str(key).startswith(("x-", ".")):
-                nearest = suggest(str(key), TOP_KEYS)
-                hint = f"did you mean `{nearest}`?" if nearest else f"there are {', '.join(TOP_KEYS)}; begin a key of your own with `x-`"
-                problems.append(Problem(place, "", f"unknown key `{key}`", hint))
+                nearest = suggest(str(key), [*TOP_KEYS, *SETTINGS])
+                known = f"there are {', '.join(TOP_KEYS)}, and the settings {', '.join(SETTINGS)}; begin a key of your own with `x-`"
+                problems.append(Problem(place, "", f"unknown key `{key}`", f"did you mean `{nearest}`?" if nearest else known))
         elif isinstance(items, list):
             yield from _listed(document, key, environ, problems)
         elif items is not None:
             hint = "begin each entry with `- `" if isinstance(items, dict) else "each entry is a mapping that begins with `- type: ...`"
             problems.append(Problem(place, key, f"must be a list of mappings, not {_what(items)}", hint))
+
+
+def _settings(document: Document, environ: Mapping[str, str], problems: list[Problem]) -> Entry:
+    """The settings of one file."""
+    options = {key: value for key, value in document.value.items() if key in SETTINGS}
+    places = {path: place for path, place in document.places.items() if path[0] in options}
+    entry = Entry("settings", options, Place(document.file, 1, 1), "", places)
+    _fill(entry, [found for found in document.dollars if found[0][0] in options], environ, problems)
+    return entry
+
+
+def _join(settings: Entry, more: Entry, problems: list[Problem]) -> None:
+    """Add a file's settings to those of the files before it; two files may say the same, but not say different things."""
+    for key, value in more.options.items():
+        if key not in settings.options:
+            continue
+        if settings.options[key] != value:
+            reason = f"is set to another value at {settings.where((key,))}"
+            problems.append(Problem(more.where((key,)), key, reason, "all files make one configuration: set it once"))
+    settings.place = settings.place if settings.options else more.place
+    settings.options = more.options | settings.options
+    settings.places = {**more.places, **settings.places}
+    settings.secret |= more.secret
+    settings.hidden |= more.hidden
+    settings.texts = more.texts | settings.texts
 
 
 def _listed(document: Document, key: str, environ: Mapping[str, str], problems: list[Problem]) -> Iterator[Entry]:
@@ -170,7 +208,7 @@ def _fill(entry: Entry, dollars: list[tuple[KeyPath, str, bool]], environ: Mappi
     for path, text, plain in dollars:
         filled = fill(text, environ)
         for reason, hint in filled.faults:
-            problems.append(Problem(entry.where(path), f"{entry.path}.{say(path)}", reason, hint))
+            problems.append(Problem(entry.where(path), f"{entry.path}.{say(path)}".removeprefix("."), reason, hint))
         if filled.hidden:
             secret.add(path)
             hidden.update(filled.hidden)

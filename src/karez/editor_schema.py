@@ -9,6 +9,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 from karez.errors import PluginError
 from karez.registry import Plugin, Registry
 from karez.roles import KINDS
+from karez.settings import Settings
 
 _FILLED_IN = {"type": "string", "pattern": r"\$\{.*\}", "description": "A value from the environment or a file."}
 _ROLE_NAMES = {
@@ -44,11 +45,20 @@ def schema(registry: Registry) -> dict[str, Any]:
         "properties": {
             name: {"type": ["array", "null"], "description": words, "items": {"$ref": f"#/$defs/{name.removesuffix('s')}"}}
             for name, words in _LISTS.items()
-        },
+        }
+        | _settings(),
         "patternProperties": {r"^(x-|\.)": {}},
         "additionalProperties": False,
         "$defs": definitions,
     }
+
+
+def _settings() -> dict[str, Any]:
+    """The schemas of the top-level keys that are no lists."""
+    found = Settings.model_json_schema()
+    startup = found["$defs"]["Startup"]
+    startup["properties"] = {name: _or_filled_in(option) for name, option in startup["properties"].items()}
+    return {name: startup if name == "startup" else _or_filled_in(option) for name, option in found["properties"].items()}
 
 
 def _options(plugin: Plugin) -> dict[str, Any]:

@@ -24,11 +24,22 @@ _SPREAD = {
 def forecast(dispatcher: Role[Any], connector: Role[Any] | None, now: datetime) -> list[str]:
     """Sentences on a dispatcher's rounds; entities are loaded only where that needs no connection."""
     config = dispatcher.config
-    lines = [_rhythm(config, now)]
     entities, reason = _entities(dispatcher, config.connector)
     if entities is None:
-        lines.append(f"entities: {reason}; {config.batch_size} in a task")
-        return lines
+        return [_rhythm(config, now), f"entities: {reason}; {config.batch_size} in a task"]
+    return [_rhythm(config, now), *_round(dispatcher, connector, entities), *_reasons(dispatcher, entities)]
+
+
+def _reasons(dispatcher: Any, entities: Sequence[Any]) -> list[str]:
+    try:
+        return list(dispatcher.explain(entities))
+    except Exception as error:
+        return [f"why these are read cannot be told: {type(error).__name__}: {error}"]
+
+
+def _round(dispatcher: Role[Any], connector: Role[Any] | None, entities: Sequence[Any]) -> list[str]:
+    config = dispatcher.config
+    lines: list[str] = []
     try:
         batches = dispatcher.batches(entities)  # type: ignore[attr-defined]
     except Exception as error:
@@ -60,8 +71,8 @@ def _entities(dispatcher: Any, connector: str) -> tuple[Sequence[Any] | None, st
         return None, f"what `{connector}` discovers, known when it runs"
     load = dispatcher.load_entities
     # a plugin of the user may ask the network here, and a check must not
-    built_in = getattr(load, "__module__", "").startswith("karez.plugins.")
-    if not built_in or inspect.iscoroutinefunction(load) or type(dispatcher).open is not Role.open:
+    known = dispatcher.reads_locally or getattr(load, "__module__", "").startswith("karez.plugins.")
+    if not known or inspect.iscoroutinefunction(load) or type(dispatcher).open is not Role.open:
         return None, "known when it runs"
     try:
         return load(), ""

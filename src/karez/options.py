@@ -1,4 +1,4 @@
-"""The types that an option can have beside the plain ones: durations, time zones, secrets."""
+"""The types that an option can have beside the plain ones: durations, time zones, secrets, limits of requests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import BeforeValidator, PlainSerializer, SecretStr, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SecretStr, WithJsonSchema
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _NUMBER = r"\d+(?:\.\d+)?"
@@ -67,3 +67,37 @@ Timezone = Annotated[
 
 Secret = SecretStr
 """A text that is never printed; `.get_secret_value()` gives it."""
+
+
+class RateLimit(BaseModel):
+    """Most requests in a time."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    requests: int = Field(ge=1, le=1_000_000)
+    """Most requests."""
+    every: Annotated[Duration, Field(ge=0.001, le=86400)] = 1.0
+    """The time in which there are at most so many."""
+    per: str = Field(default="device", min_length=1, max_length=64)
+    """What has one budget: `device`, `credential`, `connector`, or the key of an entity, such as `host`."""
+    burst: int | None = Field(default=None, ge=1, le=1_000_000)
+    """Most requests that are sent at once; unless set all that the time allows."""
+
+    @property
+    def at_once(self) -> int:
+        """Most requests that are sent at once."""
+        return min(self.burst or self.requests, self.requests)
+
+
+def parse_rate_limit(value: Any) -> Any:
+    """`10/s`, `600/m` and `100/10s` in parts; anything else as it is. Raises `ValueError` for a text that is none of these."""
+    if not isinstance(value, str):
+        return value
+    requests, slash, every = (part.strip() for part in value.partition("/"))
+    if not slash or not requests.isascii() or not requests.isdigit() or not every:
+        raise ValueError(f"{value!r} is not a limit of requests; write 10/s, 600/m or 100/10s")
+    return {"requests": int(requests), "every": parse_duration(every if every[0].isdigit() else f"1{every}")}
+
+
+Rate = Annotated[RateLimit, BeforeValidator(parse_rate_limit)]
+"""A limit of requests; reads `10/s`, `600/m`, or its parts."""

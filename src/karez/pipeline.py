@@ -10,7 +10,7 @@ Building connects to nothing and starts nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from graphlib import TopologicalSorter
@@ -26,7 +26,9 @@ from karez.forecast import forecast, say_seconds
 from karez.options import suggest
 from karez.registry import Plugin, Registry
 from karez.roles import Config, Role
-from karez.validation import mask, validate, warnings, without
+from karez.secrecy import keep_secret
+from karez.settings import Settings
+from karez.validation import mask, secrets, validate, warnings, without
 
 _NAMES = {"connector": "converter", "converter": "next"}
 
@@ -51,6 +53,8 @@ class Node:
     handled: int = 0
     """Records that a converter was given in this process, by whichever way; `handled_at` is when that was last."""
     handled_at: float = 0.0
+    digest: str = ""
+    """Eight hexadecimal digits that differ when its own options do."""
     is_here: bool = True
     """Whether it runs in this process, so that a converter can be called directly; the runtime says so."""
 
@@ -65,21 +69,24 @@ class Pipeline:
     aggregators: dict[str, Node] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     """Warnings and notices: none of them stops."""
+    settings: Settings = field(default_factory=Settings)
     digest: str = ""
     """Eight hexadecimal digits that differ when the options of any role do."""
 
     @classmethod
-    def build(cls, configuration: Configuration, registry: Registry, *, strict: bool = False) -> Pipeline:
-        """The graph of these entries; `strict` makes errors of warnings.
+    def build(cls, configuration: Configuration, registry: Registry, *, strict: bool = False, partial: bool = False) -> Pipeline:
+        """The graph of these entries; `strict` makes errors of warnings, `partial` lets converters be missing.
 
         Raises `ConfigError` with all problems, or `PluginError` if all that is wrong is plugins that cannot be had.
         """
         problems, missing = list(configuration.problems), list[Problem]()
         drafts = Drafts()
+        settings, found = validate(configuration.settings, Settings)
+        problems += found
         for entry in configuration.entries:
             drafts.add(_draft(entry, registry, problems, missing))
         hidden = {text for entry in configuration.entries for text in entry.hidden}
-        for problem in check(drafts):
+        for problem in check(drafts, partial):
             hint = problem.suggestion and without(problem.suggestion, hidden)
             problems.append(replace(problem, reason=without(problem.reason, hidden), suggestion=hint))
         order = {name: index for index, name in enumerate(configuration.files)}
@@ -90,16 +97,18 @@ class Pipeline:
             raise ConfigError([*problems, *missing])
         if missing:
             raise PluginError("\n".join(map(str, [*problems, *missing])))
-        return cls._of(drafts, problems)
+        pipeline = cls._of(drafts, problems)
+        pipeline.settings = settings or Settings()
+        return pipeline
 
     @classmethod
     def _of(cls, drafts: Drafts, problems: list[Problem]) -> Pipeline:
-        pipeline = cls(problems=problems, digest=_digest(drafts))
+        pipeline = cls(problems=problems, digest=_digest(drafts.all))
         nodes: dict[Draft, Node] = {}
         for draft in drafts.all:
             assert draft.plugin is not None
             assert draft.role is not None
-            node = Node(draft.kind, draft.name, draft.plugin, draft.config, draft.role, draft.entry)
+            node = Node(draft.kind, draft.name, draft.plugin, draft.config, draft.role, draft.entry, digest=_digest([draft]))
             nodes[draft] = pipeline.of(draft.kind)[draft.name] = node
         for draft, node in nodes.items():
             if draft.kind != "aggregator":
@@ -231,6 +240,7 @@ def _draft(entry: Entry, registry: Registry, problems: list[Problem], missing: l
         return draft
     try:
         draft.config, found = validate(entry, config_class)
+        keep_secret(secrets(entry, config_class))
         problems += found
         if draft.config is not None:
             draft.role = draft.plugin.role(draft.config)
@@ -273,9 +283,9 @@ def _renamed(path: KeyPath) -> KeyPath:
     return ("converter", *path[1:]) if path[0] == "converters" else path
 
 
-def _digest(drafts: Drafts) -> str:
-    """A hash of all options, the secret ones hashed on their own before."""
-    rows = sorted((draft.kind, draft.name, _canonical(draft.entry.options, (), draft.entry.secret)) for draft in drafts.all)
+def _digest(drafts: Sequence[Draft]) -> str:
+    """A hash of the options of these roles, the secret ones hashed on their own before."""
+    rows = sorted((draft.kind, draft.name, _canonical(draft.entry.options, (), draft.entry.secret)) for draft in drafts)
     return blake2b(repr(rows).encode(), digest_size=4).hexdigest()
 
 

@@ -19,9 +19,10 @@ import traceback
 import typing
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from importlib.machinery import SourceFileLoader
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 
 from karez.errors import PluginError
 from karez.options import suggest
@@ -35,6 +36,8 @@ _BUILT_IN = Path(__file__).parent / "plugins"
 _EXTRAS = {
     "asyncua": "opcua", "pymodbus": "modbus", "sqlalchemy": "sql", "aiosqlite": "sql", "asyncpg": "postgres",
     "aiomysql": "mysql", "oracledb": "oracle", "pyarrow": "parquet",
+    "arangoasync": "arango", "aiohttp": "arango", "fastapi": "tiro", "uvicorn": "tiro", "faker": "tiro", "jsonschema_rs": "tiro",
+    "polars": "table",
 }  # fmt: skip
 
 
@@ -47,14 +50,16 @@ class Plugin:
     path: Path | None
     origin: str
     entry_point: EntryPoint | None = None
+    source: str = ""
+    """A digest of the files that it was loaded from, for what is the user's own: a file that changed is another plugin."""
     _role: RoleClass | None = field(default=None, repr=False)
 
     @property
     def doc(self) -> str:
         """The module's docstring, read without importing it; a plugin that only re-exports a class has that class's module's."""
-        if self.path is not None:
+        if (file := self.file) is not None:
             try:
-                text = ast.get_docstring(ast.parse(self.path.read_text(encoding="utf-8")))
+                text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
             except (OSError, SyntaxError, ValueError) as error:
                 return f"cannot be read: {error}"
             if text:
@@ -64,6 +69,17 @@ class Plugin:
         except PluginError as error:
             return str(error).splitlines()[0]
         return inspect.cleandoc(self.role.__doc__ or module.__doc__ or "")
+
+    @property
+    def file(self) -> Path | None:
+        """The Python file that it is in: of an installed package, found without importing it, if that can be told."""
+        if self.path is not None or self.entry_point is None:
+            return self.path
+        try:
+            spec = importlib.util.find_spec(self.entry_point.module)
+        except (ImportError, ValueError):
+            return None
+        return Path(spec.origin) if spec is not None and spec.origin and spec.origin.endswith(".py") else None
 
     @property
     def summary(self) -> str:
@@ -114,11 +130,14 @@ class Plugin:
         assert self.path is not None
         if self.path.is_relative_to(_BUILT_IN):
             return importlib.import_module(f"karez.plugins.{self.kind}.{self.type}")
-        # a namespace of its own: a plugin called json.py shadows nothing, and two folders may hold the same type
-        digest = hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:8]
-        name = f"karez_plugins.{self.kind}.{self.type}_{digest}"
+        # a namespace of its own: a plugin called json.py shadows nothing, two folders may hold the same type,
+        # and the next edition of a file may be loaded while this one still runs
+        self.source = _digest(self.path)
+        place = hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:8]
+        name = f"karez_plugins.{self.kind}.{self.type}_{place}_{self.source}"
         if name in sys.modules:
             return sys.modules[name]
+        importlib.invalidate_caches()
         for parent in ("karez_plugins", f"karez_plugins.{self.kind}"):
             if parent not in sys.modules:
                 # `from . import x` in a plugin looks for the packages above it
@@ -126,7 +145,10 @@ class Plugin:
                 sys.modules[parent].__path__ = []
         package = self.path.name == "__init__.py"
         spec = importlib.util.spec_from_file_location(
-            name, self.path, submodule_search_locations=[str(self.path.parent)] if package else None
+            name,
+            self.path,
+            loader=_FreshLoader(name, str(self.path)),
+            submodule_search_locations=[str(self.path.parent)] if package else None,
         )
         assert spec is not None
         assert spec.loader is not None
@@ -138,6 +160,14 @@ class Plugin:
             del sys.modules[name]
             raise
         return module
+
+
+class _FreshLoader(SourceFileLoader):
+    """Compiles what the file says now: bytecode that was kept is told apart by second and size only."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
 
 
 class Registry:
@@ -204,6 +234,14 @@ class Registry:
             self.left_out.append((path, f"a folder of that name is the plugin: {path.with_suffix('')}"))
         else:
             self._add(Plugin(kind, type_name, file, origin))
+
+
+def _digest(path: Path) -> str:
+    """A digest of a plugin's file, or of all files of its folder."""
+    found = hashlib.sha256()
+    for file in sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]:
+        found.update(file.read_bytes() + b"\0")
+    return found.hexdigest()[:12]
 
 
 def _unsafe(path: Path) -> str | None:

@@ -9,9 +9,11 @@ from typing import Any
 
 import msgspec
 
+from karez.bus import Message
 from karez.pipeline import Node
 from karez.records import DEFAULT_CATEGORY, Failed, Record, as_json
 from karez.roles import Invalid
+from karez.secrecy import concealed
 
 PLAIN = frozenset({dict, str})
 _LONGEST_SHOWN = 4096
@@ -27,6 +29,10 @@ class DeadLetters:
     error: str
     records: list[Record]
     ids: list[str] = field(default_factory=list)
+    category: str = ""
+    """The category of the records, where they do not say it themselves."""
+    message: Message | None = None
+    """What the records came in, if it came over the bus."""
 
 
 @dataclass(slots=True)
@@ -44,6 +50,11 @@ class Emission:
     records: list[Record]
     category: str = DEFAULT_CATEGORY
 
+    @property
+    def way(self) -> tuple[str, str, str, str]:
+        """Where it goes and how it came there."""
+        return self.kind, self.name, self.source, self.branch
+
 
 @dataclass(slots=True)
 class Result:
@@ -54,12 +65,28 @@ class Result:
     failed: list[Failed] = field(default_factory=list)
     fetched: int = 0
     dropped: int = 0
+    values: list[bytes] = field(default_factory=list)
+    """The records as the connector gave them, as JSON: it is made anyway, and tells how fresh each point is."""
+
+    def join(self, other: Result) -> None:
+        """Add what came of another part, so that the whole has the messages, and their ids, that it would have had in one go."""
+        for emission in other.emissions:
+            same = next((known for known in self.emissions if known.way == emission.way), None)
+            if same is None:
+                self.emissions.append(emission)
+            else:
+                same.records.extend(emission.records)
+        self.dead.extend(other.dead)
+        self.failed.extend(other.failed)
+        self.fetched += other.fetched
+        self.dropped += other.dropped
+        self.values.extend(other.values)
 
 
 def put_aside(result: Result, node: Node, reason: str, error: str, records: list[Record]) -> None:
     """Add records to the dead letters of a result, together with those before them if all else is the same."""
     last = result.dead[-1] if result.dead else None
-    if last is not None and (last.name, last.reason, last.error) == (node.name, reason, error):
+    if last is not None and (last.name, last.reason, last.error, last.category) == (node.name, reason, error, ""):
         last.records.extend(records)
     else:
         result.dead.append(DeadLetters(node.kind, node.name, reason, error, list(records)))
@@ -76,7 +103,7 @@ def take(node: Node, chunk: Sequence[Any], records: list[Record], result: Result
         elif isinstance(item, dict | str):
             records.append(plain(item))
         elif isinstance(item, Failed):
-            result.failed.append(item)
+            result.failed.append(msgspec.structs.replace(item, reason=concealed(item.reason)))
         else:
             put_aside(result, node, "wrong_type", f"a record is a dict or a str, not {type(item).__name__}", [shown(item)])
 
@@ -103,7 +130,10 @@ def check_values(node: Node, records: list[Record], result: Result) -> list[Reco
         if set(map(type, records)) == {str}:
             "".join(records).encode()  # type: ignore[arg-type]
             return records
-        if b"null" not in as_json(records):
+        body = as_json(records)
+        if node.kind == "connector":
+            result.values.append(body)
+        if b"null" not in body:
             return records
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
         pass  # the culprit is found below, its neighbours go on

@@ -23,10 +23,11 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from karez.options import Duration, Timezone
+from karez.options import Duration, Rate, Timezone
 from karez.records import Entity, Failed, Record, Records
 
 KINDS = ("dispatcher", "connector", "converter", "aggregator")
@@ -94,8 +95,8 @@ class DispatcherConfig(Config):
     """How a round's tasks are spread over the interval: all at once, at random or even times; `_mixed` shuffles the entities first."""
     shuffle: bool = False
     """Shuffle the entities of every round, so that no device is asked for all of its entities in a row."""
-    overlap: Literal["skip", "queue"] = "skip"
-    """When a round is due while the last one is still under way: skip it and say so, or queue it."""
+    overlap: Literal["skip", "queue", "coalesce"] = "skip"
+    """When a round is due while the last one is under way: skip it, queue it, or do one once that is over; a round ends with its slot."""
     missed: Literal["skip", "latest", "all"] = "latest"
     """Rounds that were missed while nobody could dispatch: none, the latest or all of them are made up for."""
     entities_refresh: Annotated[Duration, Field(ge=0)] | None = None
@@ -138,6 +139,10 @@ class ConnectorConfig(Config):
     """Tasks that are worked on at the same time."""
     task_timeout: Annotated[Duration, Field(gt=0)] | None = None
     """Longest time that a task may take; unless set nine tenths of its interval, at most five minutes."""
+    exclusive: bool | Annotated[str, Field(min_length=1, max_length=64)] = False
+    """One conversation with a device at a time, over all processes: `true`, or the key of an entity that names its host or line."""
+    rate_limit: Rate | None = None
+    """Most requests over all processes: `10/s` to each device, or `requests`, `every`, `burst` and `per`."""
     invalid: Invalid = Invalid.QUALITY_BAD
     """What becomes of NaN and infinities: null with quality `bad` and the reason, dropped and counted, or dead letters."""
 
@@ -172,6 +177,18 @@ class AggregatorConfig(Config):
     """Most records in one write."""
     linger: Annotated[Duration, Field(ge=0, le=60)] = 0.0
     """How long a write waits for more records; 0 writes what is there."""
+    write_timeout: Annotated[Duration, Field(gt=0)] = 120.0
+    """Longest time that a write may take; then the far side counts as away, and the next writes are smaller."""
+    ordered: bool = False
+    """Whether records are written in the order of their stream, also after a fault: one message at a time over all processes."""
+    on_overflow: Literal["block", "detach"] = "block"
+    """When the stream is nearly full because this aggregator is away: make all wait, or leave out its oldest and say how much."""
+
+    @model_validator(mode="after")
+    def _ordered_or_detached(self) -> AggregatorConfig:
+        if self.ordered and self.on_overflow == "detach":
+            raise ValueError("`ordered` and `on_overflow: detach` exclude each other: what is left out would be out of order")
+        return self
 
 
 C = TypeVar("C", bound=Config)
@@ -207,6 +224,8 @@ class Dispatcher(Role[D]):
     kind = "dispatcher"
     asks_connector: ClassVar[bool] = False
     """Whether the entities come from the connector's `discover()` in place of `load_entities()`."""
+    reads_locally: ClassVar[bool] = False
+    """Whether `load_entities` reads files at most, so that `karez check` may call it: it connects to nothing."""
 
     def load_entities(self) -> Sequence[Entity] | Awaitable[Sequence[Entity]]:
         """The entities of a round, each any JSON value; called for every round (see `entities_refresh`), safe to repeat."""
@@ -216,6 +235,10 @@ class Dispatcher(Role[D]):
         """The tasks of a round: `batch_size` entities each unless overridden, for one to keep a device's entities together."""
         size = self.config.batch_size
         return [list(entities[start : start + size]) for start in range(0, len(entities), size)]
+
+    def explain(self, entities: Sequence[Entity]) -> Iterable[str]:
+        """Sentences on why these are read, after `load_entities`; optional, for `karez check`."""
+        return ()
 
 
 class Connector(Role[N]):
@@ -251,7 +274,29 @@ class PullConnector(Connector[N]):
         raise NotImplementedError
 
     def count_requests(self, entities: Sequence[Entity]) -> int | None:
-        """How many requests a task of these entities will be, if that can be told without a connection; optional, for `karez check`."""
+        """How many requests a task of these entities will be, if that can be told without a connection.
+
+        Optional, for `karez check` and `rate_limit`, which takes it for one an entity unless told otherwise.
+        """
+        return None
+
+    def device_of(self, entity: Entity) -> str:
+        """The device that an entity is read from, as `host:port`, for `exclusive` and `rate_limit`.
+
+        Unless overridden it is in the options, as `url`, `base_url` or `host` and `port`; what has none of these is one device.
+        """
+        for option in ("url", "base_url"):
+            if address := getattr(self.config, option, None):
+                return urlsplit(str(address)).netloc.rpartition("@")[2] or str(address)
+        host, port = getattr(self.config, "host", None), getattr(self.config, "port", None)
+        return (f"{host}:{port}" if port else str(host)) if host else f"connector {self.config.name}"
+
+    def account(self) -> str:
+        """Whom the far side takes us for, for a `rate_limit` by credential: a name without secrets, empty if there is none."""
+        return ""
+
+    def leave(self, device: str) -> Awaitable[None] | None:
+        """Hang up on a device, because another worker talks to it now; optional, for `exclusive` and devices with few connections."""
         return None
 
 
@@ -294,6 +339,8 @@ class Aggregator(Role[G]):
     """Hands records to what stores them."""
 
     kind = "aggregator"
+    needs_all_records: ClassVar[bool] = False
+    """Whether its results are wrong when several processes share the records."""
 
     def write(self, records: Records) -> Awaitable[None] | None:
         """Store these; returns when they are safe, then they are acknowledged. Called for one batch at a time.

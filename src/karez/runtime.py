@@ -18,54 +18,38 @@ import os
 import socket
 import time
 import uuid
-from collections import Counter
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
-from karez.bus import Bus
-from karez.bus.topology import (
-    STATUS,
-    aggregator_durable,
-    connector_durable,
-    converter_durable,
-    data_stream,
-    streams,
-)
-from karez.errors import BusError
+from karez.accounts import last_places
+from karez.bus import Bus, Gap
+from karez.bus.topology import aggregator_durable
+from karez.changes import Changes, called_directly, compare, marks
+from karez.ending import end
+from karez.errors import BusError, BusUnreachable
+from karez.ledger import Ledger
+from karez.needs import categories, needs
 from karez.pipeline import Node, Pipeline
-from karez.records import Entity, as_json, from_json
+from karez.presence import Presence
+from karez.records import Entity
 from karez.roles import KINDS, ListenConnector
-from karez.state import Ledger, prepare
+from karez.state import Loss, prepare
+from karez.supervision import Supervisor
 from karez.workers import Shared, Worker
 from karez.workers.aggregator import AggregatorWorker
-from karez.workers.connector import ConnectorWorker, ListenWorker
+from karez.workers.connector import ConnectorWorker
 from karez.workers.converter import ConverterWorker
 from karez.workers.dispatcher import DispatcherWorker, ask_for_entities
+from karez.workers.leftovers import name_leftovers
+from karez.workers.listener import ListenWorker
 
 log = logging.getLogger("karez")
 
 STOP_DEADLINE = 25.0
 _STOP_SHARES = {"dispatcher": 0.2, "connector": 0.6, "converter": 0.4, "aggregator": 0.9}
-
-
-@dataclass(frozen=True)
-class Balance:
-    """The account of one aggregator: what was emitted for it, what became of that, and what still lies on the bus."""
-
-    aggregator: str
-    collected: int
-    stored: int
-    dead: int
-    waits: bool = False
-    is_shared: bool = False
-    """Whether a process whose counts are not among these stores for it as well, so that they need not add up."""
-
-    @property
-    def open(self) -> int:
-        """Records that are neither stored nor dead letters."""
-        return max(0, self.collected - self.stored - self.dead)
+_START_ORDER = ("aggregator", "converter", "connector", "dispatcher")
+_SETTLED = 5.0
 
 
 class Deployment:
@@ -75,84 +59,229 @@ class Deployment:
         self, pipeline: Pipeline, bus: Bus, kinds: Collection[str] = KINDS, *, drain: bool = True, since: dict[str, int] | None = None
     ) -> None:
         self.id = uuid.uuid4().hex
-        self.peers: dict[str, list[str]] = {}
+        self.unit = self.id
+        """Whom to ask for a reload: this process, or the one that keeps it."""
         self.since = since
         self.pipeline = pipeline
         self.bus = bus
         self.kinds = frozenset(kinds or KINDS)
         self.drain = drain
         self.shared = Shared(bus, Ledger(bus))
+        bus.on_gap = self._record
         self.workers: list[Worker] = []
         self.started_at = time.time()
+        self._left: list[Worker] = []
+        """What a reload took away, for the account."""
+        self._leaving: dict[Worker, asyncio.Task[None]] = {}
+        """Dispatchers that finish a round of the configuration before."""
+        self._late: set[str] = set()
         self._stop_by: float | None = None
+        self._is_stopping = False
+        self._gate = asyncio.Lock()
+        self._marks: dict[tuple[str, str], str] = {}
+        self._presence = Presence(bus, self.id, self.snapshot)
+        self._supervisor = Supervisor(self._replace, pipeline.settings.fail_fast)
+        self._side: list[asyncio.Task[None]] = []
 
-    async def prepare(self) -> None:
+    async def prepare(self, pipeline: Pipeline) -> None:
         """Create what the whole pipeline needs on the bus, also for roles that run elsewhere, so that nothing is published in vain."""
-        pipeline = self.pipeline
-        taken = {node.config.category for node in pipeline.aggregators.values()}
-        made = {category for categories in pipeline.categories().values() for category in categories}
-        durables = [connector_durable(name) for name in pipeline.connectors]
-        durables += [converter_durable(name) for name in pipeline.converters]
-        durables += [aggregator_durable(name, node.config.category) for name, node in pipeline.aggregators.items()]
-        await asyncio.gather(self.bus.declare(streams(taken | made), durables), prepare(self.bus))
-        self.shared.categories |= taken | made
+        await asyncio.gather(self.bus.declare(*needs(pipeline)), prepare(self.bus))
+        self.shared.categories |= categories(pipeline)
 
     async def run(self, stack: AsyncExitStack) -> None:
         """Start all workers; `stack` stops them, in the order of the flow."""
-        await self.prepare()
+        await self.prepare(self.pipeline)
+        await name_leftovers(self.pipeline, self.bus, [stream.name for stream in needs(self.pipeline)[0]])
         # what is here now stays, and records come and go in batches: the usual 700 objects mean a collection a batch
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)
-        side = [asyncio.create_task(loop()) for loop in (self._tick, self._answer, self._greet)]
-        stack.push_async_callback(_cancel, side)
+        stack.push_async_callback(self._cancel_side)
+        for loop in (self._tick, self._presence.answer, self._presence.greet):
+            self._beside(loop)
         self.shared.ledger.start()
+        self.shared.ledger.task.add_done_callback(self._on_end)
         stack.push_async_callback(self.shared.ledger.stop, STOP_DEADLINE / 10)
-        here = [node for node in self.pipeline.nodes() if node.kind in self.kinds]
-        for node in self.pipeline.converters.values():
-            node.is_here = "converter" in self.kinds and not node.config.remote
-        self.workers = [self._worker(node) for node in here]
-        of = {worker.node: worker for worker in self.workers}
-        for worker in self.workers:
-            worker.together += [of[node] for node in called_directly(worker.node)]
+        watching = asyncio.create_task(self.bus.watch(), name="bus watch")
+        watching.add_done_callback(self._on_end)
+        stack.push_async_callback(end, [watching])
+        self._place(self.pipeline)
+        self._marks = marks(self.pipeline)
+        self.workers = [self._worker(node) for node in self.pipeline.nodes() if node.kind in self.kinds]
+        self._tie()
         since = await last_places(self.pipeline, self.bus) if self.since is None else self.since
         for worker in self.workers:
             if isinstance(worker, AggregatorWorker):
                 worker.backlog_seq = since.get(worker.durable.stream, 0)
         # the workers of a kind stop together, so a slow one costs its own time only
-        for kind in ("aggregator", "converter", "connector", "dispatcher"):
-            group = [worker for worker in self.workers if worker.node.kind == kind]
-            stack.push_async_callback(self._stop, group)
-            for worker in group:
-                worker.start()
+        for kind in _START_ORDER:
+            stack.push_async_callback(self._stop_kind, kind)
+            for worker in self._of(kind):
+                self._supervisor.start(worker)
+        stack.callback(self._supervisor.stop)
+
+    def _of(self, kind: str) -> list[Worker]:
+        return [worker for worker in self.workers if worker.node.kind == kind]
+
+    def _record(self, gap: Gap) -> None:
+        self.shared.ledger.add(Loss(gap.stream, gap.first, gap.last, gap.words, time.time()))
+
+    def _place(self, pipeline: Pipeline) -> None:
+        """Say which converters run in this process."""
+        for node in pipeline.converters.values():
+            node.is_here = "converter" in self.kinds and not node.config.remote
+
+    def _tie(self) -> None:
+        """Let each worker know those of the converters that its role's records are handed to directly."""
+        of = {worker.node: worker for worker in self.workers}
+        for worker in self.workers:
+            worker.together[:] = [worker, *(of[node] for node in called_directly(worker.node))]
 
     def _worker(self, node: Node) -> Worker:
         if node.kind == "dispatcher":
-            return DispatcherWorker(node, self.shared, self.pipeline.digest, self._discover)
+            return DispatcherWorker(node, self.shared, node.digest, self._discover)
         if node.kind == "connector":
             return (ListenWorker if isinstance(node.role, ListenConnector) else ConnectorWorker)(node, self.shared)
         return (ConverterWorker if node.kind == "converter" else AggregatorWorker)(node, self.shared)
 
-    async def _stop(self, workers: Sequence[Worker]) -> None:
+    def _heir(self, worker: Worker, node: Node) -> Worker:
+        """A worker that goes on with what another one counted."""
+        heir = self._worker(node)
+        heir.counts = worker.counts
+        if isinstance(heir, AggregatorWorker) and isinstance(worker, AggregatorWorker):
+            heir.backlog_seq = worker.backlog_seq
+        return heir
+
+    def _newcomer(self, node: Node) -> Worker:
+        """A worker for a role that was added; one that comes back goes on counting: what is kept must not grow with reloads."""
+        found = next((worker for worker in self._left if (worker.node.kind, worker.node.name) == (node.kind, node.name)), None)
+        if found is None:
+            return self._worker(node)
+        self._left.remove(found)
+        return self._heir(found, node)
+
+    def _replace(self, worker: Worker) -> Worker:
+        """Put a new worker in the place of one whose loop died; the role stays as it is."""
+        heir = self._heir(worker, worker.node)
+        heir.is_open = worker.is_open
+        self.workers[self.workers.index(worker)] = heir
+        self._tie()
+        return heir
+
+    # -- another configuration
+
+    async def reload(self, pipeline: Pipeline) -> Changes:
+        """Go on with another pipeline: only roles that differ are stopped and started, and what they have in hand is finished before.
+
+        Raises `BusError`, with everything as it was, when the bus has no place for what the new pipeline needs.
+        """
+        async with self._gate:
+            self._place(pipeline)
+            changes = compare(self.pipeline, self._marks, pipeline)
+            try:
+                async with asyncio.timeout(STOP_DEADLINE):
+                    await self.prepare(pipeline)
+                    since = await last_places(pipeline, self.bus)
+            except TimeoutError:
+                raise BusUnreachable("the bus does not answer") from None
+            changes.adopt()
+            self.pipeline, self._marks = pipeline, marks(pipeline)
+            of = {worker.node: worker for worker in self.workers}
+            heirs = {of[old]: self._heir(of[old], new) for old, new in changes.changed if old in of}
+            for old, new in changes.changed:
+                new.handled, new.handled_at = old.handled, old.handled_at
+            gone = [of[node] for node in changes.removed if node in of]
+            await self._let_go([*heirs, *gone], set(heirs))
+            self._left += gone
+            added = [self._newcomer(node) for node in changes.added if node.kind in self.kinds]
+            for worker in added:
+                if isinstance(worker, AggregatorWorker):
+                    worker.backlog_seq = since.get(worker.durable.stream, 0)
+                    self._late.add(worker.node.name)
+            known = {worker.node: worker for worker in [*self.workers, *heirs.values(), *added]}
+            before, self.workers = self.workers, [known[node] for node in pipeline.nodes() if node in known]
+            for worker in set(before) - {*self.workers, *self._leaving}:
+                worker.stopping.set()  # one that took the place of a loop that died meanwhile must not begin
+            self._tie()
+            for kind in () if self._is_stopping else _START_ORDER:
+                for worker in self._of(kind):
+                    if worker in added or worker in heirs.values():
+                        self._supervisor.start(worker)
+            self.bus.keep(*needs(pipeline))
+        self._beside(self._greet_later)
+        return changes
+
+    async def _let_go(self, workers: Sequence[Worker], replaced: set[Worker]) -> None:
+        """Stop workers in the order of the flow; a dispatcher that goes on with other options finishes the round that it is in."""
+        until = time.monotonic() + STOP_DEADLINE
+        for kind in reversed(_START_ORDER):
+            group = [worker for worker in workers if worker.node.kind == kind]
+            for worker in group:
+                if (
+                    isinstance(worker, DispatcherWorker)
+                    and worker in replaced
+                    and worker.connector in self.pipeline.connectors
+                    and worker.leave()
+                ):
+                    self._leaving[worker] = asyncio.create_task(self._see_off(worker), name=f"see off {worker.node.name}")
+            left = max(until - time.monotonic(), 1.0) * _STOP_SHARES[kind]
+            await asyncio.gather(*(worker.stop(left) for worker in group if worker not in self._leaving))
+
+    async def _see_off(self, worker: Worker) -> None:
+        await asyncio.wait([worker.task])
+        await worker.stop(STOP_DEADLINE * _STOP_SHARES["dispatcher"])
+        del self._leaving[worker]
+
+    async def _greet_later(self) -> None:
+        # all processes are told to reload, but they do not do it at the same moment
+        await asyncio.sleep(_SETTLED)
+        await self._presence.greet()
+
+    # -- the end
+
+    async def _stop_kind(self, kind: str) -> None:
+        workers = self._of(kind)
+        if kind == "dispatcher":
+            self._is_stopping = True
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._gate.acquire(), STOP_DEADLINE / 5)  # let a reload that is under way come to its end
+            workers = [*self._of(kind), *self._leaving]
         for worker in workers:
             if isinstance(worker, AggregatorWorker):
                 worker.drain = self.drain and "connector" in self.kinds
         # one deadline for the whole stop: each kind may use a part of what is left of it
         self._stop_by = self._stop_by or time.monotonic() + STOP_DEADLINE
-        share = _STOP_SHARES[workers[0].node.kind] if workers else 0.0
-        left = max(self._stop_by - time.monotonic(), 1.0) * share
+        left = max(self._stop_by - time.monotonic(), 1.0) * _STOP_SHARES[kind]
         await asyncio.gather(*(worker.stop(left) for worker in workers))
+        if kind == "dispatcher":
+            await end(list(self._leaving.values()))
+
+    def hurry(self, seconds: float) -> None:
+        """Let the stop take no longer than this from now on."""
+        self._stop_by = time.monotonic() + seconds
+
+    async def failed(self) -> BaseException | None:
+        """Wait until the process cannot go on: what it ends of, a bug of the runtime or a refusing bus."""
+        await self._supervisor.has_failed.wait()
+        return self._supervisor.failure
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            self._supervisor.fail(task.exception() or RuntimeError(f"the {task.get_name()} ended by itself"))
+
+    # -- what runs beside the workers
+
+    def _beside(self, loop: Callable[[], Awaitable[None]]) -> None:
+        self._side = [task for task in self._side if not task.done()]
+        self._side.append(asyncio.create_task(_until_done(loop), name=loop.__qualname__))
+
+    async def _cancel_side(self) -> None:
+        await end(self._side)
 
     async def _discover(self, connector: str) -> Sequence[Entity]:
         for worker in self.workers:
             if isinstance(worker, ConnectorWorker) and worker.node.name == connector:
                 return await worker.discover()
         return await ask_for_entities(self.bus, connector)
-
-    async def failed(self) -> BaseException | None:
-        """Wait until a worker ends that nobody stopped: what it died of, which is a bug of the runtime or a refusing bus."""
-        tasks = [*(worker.task for worker in self.workers), self.shared.ledger.task]
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        return next(iter(done)).exception()
 
     async def _tick(self) -> None:
         while True:
@@ -161,41 +290,24 @@ class Deployment:
                 worker.tick(now)
             await asyncio.sleep(1.0)
 
-    async def _answer(self) -> None:
-        while True:
-            try:
-                async for _, body, _, reply in self.bus.listen(STATUS):
-                    self._meet(body)
-                    if reply:
-                        await self.bus.announce(reply, as_json(self.snapshot()))
-            except BusError as error:
-                log.debug("status: %s", error)
-            await asyncio.sleep(0.5)
-
-    async def _greet(self) -> None:
-        """Learn who else is there, and let them learn of this process: who shares the work cannot account for it alone."""
-        try:
-            for answer in await self.bus.ask(STATUS, as_json(self.snapshot()), 1.0):
-                self._meet(answer)
-        except BusError as error:
-            log.debug("status: %s", error)
-
-    def _meet(self, snapshot: bytes) -> None:
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            other = from_json(snapshot)
-            if other["id"] != self.id:
-                self.peers[other["id"]] = [worker["name"] for worker in other["workers"] if worker["kind"] == "aggregator"]
-
     def snapshot(self) -> dict[str, Any]:
         """The state of this process, for `karez status`."""
         return {
             "id": self.id,
-            "peers": self.peers,
+            "unit": self.unit,
+            "peers": self._presence.peers,
             "process": f"{socket.gethostname()}/{os.getpid()}",
             "started_at": self.started_at,
             "digest": self.pipeline.digest,
+            "roles": {f"{node.kind} {node.name}": node.digest for node in self.pipeline.nodes()},
+            "differing": self._presence.differing,
+            "degraded": self._supervisor.degraded,
             "connected": self.bus.is_connected,
+            "trouble": self.bus.health,
+            "gaps": list(self.bus.gaps),
             "workers": [worker.snapshot() for worker in self.workers],
+            "left": [worker.snapshot() for worker in self._left],
+            "late": sorted(self._late),
         }
 
     async def waiting(self) -> dict[str, bool]:
@@ -210,54 +322,14 @@ class Deployment:
         return waits
 
 
-def called_directly(node: Node) -> list[Node]:
-    """The converters of this process that a role's records are handed to, one after the other, with no bus in between."""
-    found: list[Node] = []
-    waiting = list(node.targets)
-    while waiting:
-        target = waiting.pop()
-        if target is not None and target.kind == "converter" and target.is_here and target not in found:
-            found.append(target)
-            waiting += target.targets
-    return found
-
-
-async def last_places(pipeline: Pipeline, bus: Bus) -> dict[str, int]:
-    """The last place in the stream of each aggregator."""
-    found = {}
-    for node in pipeline.aggregators.values():
-        stream = data_stream(node.config.category)
-        state = await bus.stream_state(stream)
-        found[stream] = state.last_seq if state else 0
-    return found
-
-
-def balances(snapshots: Sequence[dict[str, Any]], waiting: dict[str, bool]) -> list[Balance]:
-    """The account of every aggregator, over the processes whose last snapshots these are."""
-    emitted: Counter[str] = Counter()
-    stored: Counter[str] = Counter()
-    dead: Counter[str] = Counter()
-    categories: dict[str, str] = {}
-    known = {snapshot.get("id") for snapshot in snapshots}
-    shared: set[str] = set()
-    for snapshot in snapshots:
-        shared.update(name for peer, names in snapshot.get("peers", {}).items() if peer not in known for name in names)
-        for worker in snapshot["workers"]:
-            emitted.update(worker["emitted"])
-            if worker["kind"] == "aggregator":
-                categories[worker["name"]] = worker["category"]
-                stored[worker["name"]] += worker["stored"]
-                dead[worker["name"]] += worker["dead"] - worker["dead_backlog"]
-    return [
-        Balance(name, emitted[category], stored[name], dead[name], waiting.get(name, False), name in shared)
-        for name, category in categories.items()
-    ]
-
-
-async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+async def _until_done(loop: Callable[[], Awaitable[None]]) -> None:
+    """Run what runs beside the workers; when it dies, that is said, and it begins anew."""
+    while True:
+        try:
+            return await loop()
+        except Exception:
+            log.exception("%s died; it is started again", loop.__qualname__)
+            await asyncio.sleep(1.0)
 
 
 @asynccontextmanager

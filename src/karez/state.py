@@ -1,8 +1,8 @@
 """Small facts that outlive a process: who may dispatch, how far a dispatcher came, and what became of every task.
 
 lease     one key a dispatcher; whoever holds it dispatches, the others stand by
-progress  the last slot that was dispatched in full
-ledger    one row a task: ok, partial, error or skipped, with the reason
+progress  the last slot that was dispatched in full, and what its round was like
+ledger    a row a round, saying what is expected; a row a task: ok, partial, error or skipped, with the reason; a row a loss
 """
 
 from __future__ import annotations
@@ -14,26 +14,38 @@ import os
 import socket
 import time
 import uuid
-from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from weakref import WeakSet
 
 import msgspec
 
-from karez.bus import Bus, Message, Subscription
-from karez.bus.topology import LEASES, STATE, outcome_subject
-from karez.crashpoints import passing
+from karez.bus import DAY, Bus
+from karez.bus.topology import BUDGETS, CRASHES, LEASES, OUTCOMES, ROSTERS, STATE, outcome_subject
 from karez.errors import BusError, BusRefused
+from karez.patience import patience
 from karez.records import as_json
 
 log = logging.getLogger("karez")
 
 LEASE_TTL = 15.0
-_MOST_ROWS = 1000
+BUDGETS_KEPT = 600.0
+ROSTERS_KEPT = 15 * DAY
+NOBODY = "_"
+"""The dispatcher of rows that are of none."""
+_REPAIR = "repair."
+_BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", None)
+
+
+def passed() -> float:
+    """Seconds that pass even while the machine sleeps, and that nobody can set."""
+    return time.monotonic() if _BOOT_CLOCK is None else time.clock_gettime(_BOOT_CLOCK)
 
 
 class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One row of the ledger. `state` is ok, partial, error or skipped; `slot` is in ms since the epoch; `batch` -1 is the whole round."""
+    """What became of a task. `state` is ok, partial, error or skipped; `slot` is in ms since the epoch; `batch` -1 is the whole round.
+
+    With `until`, it stands for all rounds in `slot <= t < until`. `failed` names at most 100 of those that failed.
+    """
 
     dispatcher: str
     slot: int
@@ -46,6 +58,46 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
     failed: list[list[str]] = []
     task: str = ""
     at: float = 0.0
+    until: int = 0
+
+
+class Round(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind", tag="round"):
+    """What is expected of a round: so many tasks, of so many entities; it is stored before any of its tasks is.
+
+    `roster` names the list of its batches (see `roster.py`), empty where none is kept; `ranged` is whether its connector reads ranges.
+    """
+
+    dispatcher: str
+    slot: int
+    tasks: int
+    expected: int
+    connector: str
+    digest: str
+    every: float = 0.0
+    cron: str = ""
+    zone: str = ""
+    roster: str = ""
+    ranged: bool = False
+    at: float = 0.0
+
+
+class Loss(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind", tag="loss"):
+    """Messages that were stored and are gone, although not everybody had read them: too old, purged, or damaged on disk."""
+
+    stream: str
+    first: int
+    last: int
+    reason: str
+    at: float = 0.0
+    dispatcher: str = NOBODY
+
+
+Row = Outcome | Round | Loss
+
+
+class _Saved(msgspec.Struct, omit_defaults=True):
+    slot: int
+    round: Round | None = None
 
 
 class _Holder(msgspec.Struct):
@@ -55,12 +107,20 @@ class _Holder(msgspec.Struct):
 
 
 _decode_outcome = msgspec.json.Decoder(Outcome).decode
+_decode_other = msgspec.json.Decoder(Round | Loss).decode
+_decode_saved = msgspec.json.Decoder(_Saved).decode
 _decode_holder = msgspec.json.Decoder(_Holder).decode
 
 
 def read_outcomes(body: bytes) -> list[Outcome]:
-    """The rows in one message of the ledger."""
-    return [_decode_outcome(line) for line in body.splitlines() if line]
+    """What became of tasks, in one message of the ledger."""
+    return [_decode_outcome(line) for line in body.splitlines() if line and not line.startswith(b'{"kind":')]
+
+
+def read_rows(body: bytes) -> list[Row]:
+    """All rows in one message of the ledger."""
+    lines = [line for line in body.splitlines() if line]
+    return [_decode_other(line) if line.startswith(b'{"kind":') else _decode_outcome(line) for line in lines]
 
 
 def task_id(dispatcher: str, digest: str, slot: int, batch: int) -> str:
@@ -73,92 +133,26 @@ def task_origin(task: str) -> tuple[str, int, int]:
     parts = task.split("/", 1)[0].split(":")
     if len(parts) == 4 and parts[2].isdigit() and parts[3].isdigit():
         return parts[0], int(parts[2]), int(parts[3])
-    return "_", 0, 0
+    return NOBODY, 0, 0
 
 
-class Ledger:
-    """Writes rows in batches; a task's message is acknowledged when its row is stored."""
-
-    def __init__(self, bus: Bus) -> None:
-        self._bus = bus
-        self._rows: list[Outcome] = []
-        self._acks: dict[Subscription, list[Message]] = {}
-        self._wake = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._writer: asyncio.Task[None] | None = None
-        self._process = uuid.uuid4().hex[:12]
-        self._number = 0
-
-    def add(self, outcome: Outcome, subscription: Subscription | None = None, message: Message | None = None) -> None:
-        """Write a row soon, and acknowledge the task's message when it is stored."""
-        self._rows.append(outcome)
-        if subscription is not None and message is not None:
-            self._acks.setdefault(subscription, []).append(message)
-        self._idle.clear()
-        self._wake.set()
-
-    @property
-    def task(self) -> asyncio.Task[None]:
-        """The loop that writes; it never ends by itself."""
-        assert self._writer is not None
-        return self._writer
-
-    def start(self) -> None:
-        """Begin to write."""
-        self._writer = asyncio.create_task(self._run(), name="ledger")
-
-    async def stop(self, deadline: float) -> None:
-        """Write what is left, for at most `deadline` seconds."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), deadline)
-        if self._writer is not None:
-            self._writer.cancel()
-            await asyncio.gather(self._writer, return_exceptions=True)
-
-    async def _run(self) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            rows, self._rows = self._rows, []
-            acks, self._acks = self._acks, {}
-            by_dispatcher: dict[str, list[Outcome]] = defaultdict(list)
-            for outcome in rows:
-                by_dispatcher[outcome.dispatcher].append(outcome)
-            await asyncio.gather(*(self._write(dispatcher, outcomes) for dispatcher, outcomes in by_dispatcher.items()))
-            if acks:
-                passing("connector", "recorded")
-            for subscription, messages in acks.items():
-                await subscription.ack(messages)
-            if not self._rows:
-                self._idle.set()
-
-    async def _write(self, dispatcher: str, outcomes: list[Outcome]) -> None:
-        for body in _bodies(outcomes, self._bus.max_payload // 2):
-            self._number += 1
-            await store(self._bus, outcome_subject(dispatcher), body, f"{self._process}:{self._number}")
+def repair_id(task: str, attempt: int, until: int) -> str:
+    """The id of a task that fetches what this one and those of the rounds after it, up to `until`, did not."""
+    return f"{task}/{_REPAIR}{attempt}.{until}"
 
 
-def _bodies(outcomes: list[Outcome], limit: int) -> Iterator[bytes]:
-    """Rows as lines, as many a message as it may hold."""
-    lines: list[bytes] = []
-    size = 0
-    for line in (_line(outcome, limit) for outcome in outcomes):
-        if lines and (size + len(line) > limit or len(lines) == _MOST_ROWS):
-            yield b"\n".join(lines)
-            lines, size = [], 0
-        lines.append(line)
-        size += len(line) + 1
-    if lines:
-        yield b"\n".join(lines)
+def repaired_until(task: str) -> int:
+    """Up to when a task repairs, in ms since the epoch; 0 for one that does not."""
+    for part in task.split("/")[1:]:
+        number = part.removeprefix(_REPAIR).rpartition(".")[2]
+        if part.startswith(_REPAIR) and number.isdigit():
+            return int(number)
+    return 0
 
 
-def _line(outcome: Outcome, limit: int) -> bytes:
-    with contextlib.suppress(ValueError):  # what a plugin said may hold what is no text
-        line = as_json(outcome)
-        if len(line) <= limit:
-            return line
-    return as_json(msgspec.structs.replace(outcome, failed=[], reason=ascii(outcome.reason[:200])))
+def chained(task: str) -> str:
+    """What tells apart the tasks that a connector made of the records of one; empty for a dispatcher's own."""
+    return "/".join(part for part in task.split("/")[1:] if not part.startswith(_REPAIR))
 
 
 async def store(bus: Bus, subject: str, body: bytes, id: str, headers: dict[str, str] | None = None) -> bool:
@@ -186,9 +180,9 @@ class Lease:
 
     _here: WeakSet[Lease] = WeakSet()
 
-    def __init__(self, bus: Bus, name: str) -> None:
+    def __init__(self, bus: Bus, name: str, kind: str = "dispatcher") -> None:
         self._bus = bus
-        self._key = f"dispatcher.{name}"
+        self._key = f"{kind}.{name}"
         self._revision = 0
         self._renewed = 0.0
         self._me = {"host": socket.gethostname(), "pid": os.getpid(), "id": uuid.uuid4().hex}
@@ -197,11 +191,16 @@ class Lease:
     @property
     def is_held(self) -> bool:
         """Whether this process may dispatch: it stops well before the others may take over."""
-        return self._revision > 0 and time.monotonic() - self._renewed < LEASE_TTL * 2 / 3
+        return self.seconds_left > 0
+
+    @property
+    def seconds_left(self) -> float:
+        """How much longer it is held unless it is renewed; at most 0 when it is not."""
+        return patience(LEASE_TTL) * 2 / 3 - (passed() - self._renewed) if self._revision else 0.0
 
     async def keep(self) -> bool:
         """Take or renew it if it can be; call every third of its time. Raises `BusError` when nobody can say."""
-        now = time.monotonic()
+        now = passed()
         if self._revision and (revision := await self._bus.put(LEASES, self._key, as_json(self._me), self._revision)):
             self._revision, self._renewed = revision, now
             return True
@@ -252,21 +251,52 @@ class Progress:
     def __init__(self, bus: Bus, name: str) -> None:
         self._bus = bus
         self._key = f"slot.{name}"
+        self._revision: int | None = None
 
     async def load(self) -> int | None:
         """The slot, in ms since the epoch; `None` before the first."""
         value = await self._bus.get(STATE, self._key)
-        return int(msgspec.json.decode(value.data)["slot"]) if value else None
+        self._revision = value.revision if value else 0
+        return _decode_saved(value.data).slot if value else None
 
-    async def save(self, slot: int) -> None:
-        """This slot is done."""
-        await self._bus.put(STATE, self._key, as_json({"slot": slot}))
+    async def save(self, slot: int, round: Round | None = None) -> bool:
+        """This slot is done, and this was the last round; false, and nothing is written, if another process did it since `load`."""
+        revision = await self._bus.put(STATE, self._key, as_json(_Saved(slot, round)), self._revision)
+        self._revision = revision or self._revision
+        return revision is not None
+
+
+async def last_rounds(bus: Bus) -> list[Round]:
+    """The last round of every dispatcher that ever was on this bus."""
+    if await bus.stream_state(f"KV_{STATE}") is None:  # a bus in memory keeps values elsewhere
+        return []
+    saved = [message async for message in bus.read(f"KV_{STATE}") if message.subject.startswith(f"$KV.{STATE}.slot.") and message.body]
+    return [round for message in saved if (round := _decode_saved(message.body).round) is not None]
+
+
+async def first_place(bus: Bus, since: float) -> int:
+    """The first place in the ledger with what was written at this time or later, found by halving."""
+    state = await bus.stream_state(OUTCOMES)
+    if state is None or not state.messages:
+        return 1
+    low, high = state.first_seq, state.last_seq + 1
+    while low < high:
+        middle = (low + high) // 2
+        message = await anext(bus.read(OUTCOMES, middle), None)
+        if message is None or max((row.at or since for row in read_rows(message.body)), default=since) >= since:
+            high = middle
+        else:
+            low = message.seq + 1
+    return low
 
 
 async def prepare(bus: Bus) -> None:
-    """Create the stores that leases and progress need."""
-    await bus.declare_bucket(LEASES, LEASE_TTL)
+    """Create the stores that leases, progress and rosters need."""
+    await bus.declare_bucket(LEASES, patience(LEASE_TTL))
     await bus.declare_bucket(STATE)
+    await bus.declare_bucket(CRASHES, DAY)
+    await bus.declare_bucket(ROSTERS, ROSTERS_KEPT)
+    await bus.declare_bucket(BUDGETS, BUDGETS_KEPT)
 
 
 async def follow(bus: Bus, dispatcher: str) -> AsyncIterator[Outcome]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import errno
 import inspect
 import threading
 import time
@@ -26,6 +27,7 @@ from karez.pipeline import Node
 from karez.records import DEFAULT_CATEGORY, META, Failed, Record, Records, Task, as_json, category_of, derived_id, from_json
 from karez.results import PLAIN, DeadLetters, Emission, Result, check_values, plain, put_aside, take
 from karez.roles import Converter, Role
+from karez.secrecy import conceal
 
 
 async def call(role: Role[Any], method: Callable[..., Any], *args: Any) -> Any:
@@ -38,6 +40,23 @@ async def call(role: Role[Any], method: Callable[..., Any], *args: Any) -> Any:
         return value if value.__class__ is list or not inspect.isawaitable(value) else await value
     except SystemExit as error:
         raise RuntimeError(f"a plugin tried to exit ({error.code})") from error
+    except OSError as error:
+        conceal(error)
+        # no fault of what is worked on, and it passes: as somebody who is away
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise NotConnected(f"too many open files{_limit()}: {error}") from error
+        raise
+    except Exception as error:
+        conceal(error)
+        raise
+
+
+def _limit() -> str:
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return ""
+    return f" (limit {resource.getrlimit(resource.RLIMIT_NOFILE)[0]}, see `ulimit -n`)"
 
 
 def _in_thread(method: Callable[..., Any], args: tuple[Any, ...]) -> asyncio.Future[Any]:
@@ -89,6 +108,9 @@ async def fetch(node: Node, task: Task, limit: AbstractContextManager[None] | No
         if not records and not result.failed:
             raise TimeoutError("no answer before the task's deadline") from None
         result.failed.append(Failed("the rest of the task", "no answer before the task's deadline"))
+    except Exception as error:
+        conceal(error)
+        raise
     await admit(node, records, result)
     return result
 
@@ -167,12 +189,15 @@ def _leaves(target: Node | None) -> bool:
 
 async def convert(node: Node, records: list[Record], category: str, result: Result) -> list[tuple[str, list[Record]]]:
     """What a converter makes of a batch, by category; a record that it cannot work with is isolated."""
+    known = len(result.dead)
     try:
         async with node.gate if node.role.may_block else contextlib.nullcontext():
             outputs = await _converted(node, records, result)
     except NotConnected as error:
         error.away = error.away or node
         raise
+    for dead in result.dead[known:]:
+        dead.category = category
     node.handled += len(records)
     node.handled_at = time.time()
     return by_category(outputs, category)

@@ -9,7 +9,7 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError
 
@@ -18,7 +18,9 @@ from karez.documents import KeyPath, at, put, say
 from karez.errors import Problem, Severity
 from karez.options import suggest
 from karez.roles import NAME_PATTERN, Config
+from karez.secrecy import passwords
 
+Options = TypeVar("Options", bound=BaseModel)
 _KINDS_OF_VALUE = {
     "string": "a text", "int": "a whole number", "float": "a number", "decimal": "a number", "finite_number": "a finite number",
     "bool": "true or false", "list": "a list", "tuple": "a list", "set": "a list", "dict": "a mapping", "mapping": "a mapping",
@@ -40,7 +42,7 @@ _USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
 _PASSWORD = re.compile(r"://[^/@\s:]*:[^/@\s]+@")
 
 
-def validate(entry: Entry, config_class: type[Config]) -> tuple[Config | None, list[Problem]]:
+def validate(entry: Entry, config_class: type[Options]) -> tuple[Options | None, list[Problem]]:
     """The options of an entry, or all problems with them; an exception of the plugin's own code other than `ValueError` passes."""
     options = entry.options
     try:
@@ -73,7 +75,7 @@ def warnings(entry: Entry, config: Config) -> Iterator[Problem]:
         yield Problem(entry.where(path), say((entry.path, *path)), words, severity=Severity.WARNING)
 
 
-def mask(text: str, entry: Entry, config_class: type[Config] | None = None) -> str:
+def mask(text: str, entry: Entry, config_class: type[BaseModel] | None = None) -> str:
     """The text without anything that is secret in this entry."""
     hidden = set(entry.hidden)
     if config_class is not None:
@@ -91,12 +93,21 @@ def without(text: str, hidden: Iterable[str]) -> str:
     return _USER_INFO.sub("***@", text)
 
 
-def is_secret(config_class: type[Config], path: KeyPath) -> bool:
+def secrets(entry: Entry, config_class: type[BaseModel]) -> Iterator[str]:
+    """The values of an entry that nobody may see: of options that are secrets, and passwords in URLs."""
+    for path, value in _scalars(entry.options, ()):
+        if is_secret(config_class, path):
+            yield str(value)
+        elif isinstance(value, str):
+            yield from passwords(value)
+
+
+def is_secret(config_class: type[BaseModel], path: KeyPath) -> bool:
     """Whether the option at this path is one of those that are never printed."""
     return any(leaf in (SecretStr, SecretBytes) for annotation in _annotations(config_class, path) for leaf in _leaves(annotation))
 
 
-def _literal_secrets(entry: Entry, config: Config) -> Iterator[Problem]:
+def _literal_secrets(entry: Entry, config: BaseModel) -> Iterator[Problem]:
     for path, value in _scalars(entry.options, ()):
         open_url = isinstance(value, str) and "://" in value and not _PASSWORD.search(value)
         if value and not open_url and path not in entry.secret and is_secret(type(config), path):
@@ -188,7 +199,7 @@ def _key_paths(value: Any, location: Sequence[str | int]) -> Iterator[KeyPath]:
 class _Complaints:
     """Turns what pydantic says into what a user can act on."""
 
-    def __init__(self, entry: Entry, options: dict[str, Any], config_class: type[Config]) -> None:
+    def __init__(self, entry: Entry, options: dict[str, Any], config_class: type[BaseModel]) -> None:
         self.entry = entry
         self.options = options
         self.config_class = config_class

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from karez.config import Configuration, load
+from karez.config import SETTINGS, Configuration, load
 from karez.errors import ConfigError, Severity
 
 BILLION_LAUGHS = "x-a:\n  a0: &a0 [" + ",".join(["lol"] * 9) + "]\n"
@@ -97,14 +97,22 @@ def test_a_file_that_is_named_twice_is_read_once():
     assert configuration.problems[0].severity is Severity.NOTICE
 
 
+@pytest.mark.parametrize(("named", "there"), [("karez.yaml", "karez.yml"), ("karez.yml", "karez.yaml")])
+def test_a_file_with_the_other_suffix_is_read_with_a_notice(named, there):
+    Path(there).write_text("connectors: [{type: rest}]\n")
+    configuration = load([named], {})
+    assert len(configuration.entries) == 1
+    assert [str(problem) for problem in configuration.problems] == [f"{there}:1:1: notice: this is read for {named}, which is not there"]
+
+
 def test_a_folder_without_files_and_a_missing_file_are_errors_with_a_hint():
     Path("config").mkdir()
     Path("config/karez.yaml").write_text("connectors: []\n")
     Path("empty").mkdir()
     with pytest.raises(ConfigError) as caught:
-        load(["config/karez.yml", "nowhere/karez.yaml", "empty", "empty/*"], {})
+        load(["config/karz.yaml", "nowhere/karez.yaml", "empty", "empty/*"], {})
     text = str(caught.value)
-    assert "config/karez.yml:1:1: error: there is no such file; did you mean config/karez.yaml?" in text
+    assert "config/karz.yaml:1:1: error: there is no such file; did you mean config/karez.yaml?" in text
     assert "there is no folder nowhere either" in text
     assert text.count("no *.yaml or *.yml file is there") == 2
 
@@ -120,8 +128,8 @@ def test_all_problems_of_all_files_come_at_once():
     assert str(caught.value).splitlines() == [
         "a.yaml:1:1: error: unknown key `conectors`; did you mean `connectors`?",
         "a.yaml:2:1: error: unknown key `connector`; did you mean `connectors`?",
-        "a.yaml:3:1: error: unknown key `12`; there are dispatchers, connectors, converters, aggregators; "
-        "begin a key of your own with `x-`",
+        "a.yaml:3:1: error: unknown key `12`; there are dispatchers, connectors, converters, aggregators, and the settings "
+        f"{', '.join(SETTINGS)}; begin a key of your own with `x-`",
         "a.yaml:4:1: error: converters: must be a list of mappings, not a mapping; begin each entry with `- `",
         "a.yaml:5:1: error: aggregators: must be a list of mappings, not a number; each entry is a mapping that begins with `- type: ...`",
         "b.yaml:2:5: error: dispatchers[0]: must be a mapping, not a text; an entry begins with `- type: ...`",

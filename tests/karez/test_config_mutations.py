@@ -21,7 +21,9 @@ OTHER_TYPES = ("text", -7, True, None, ["text"], {"key": "value"})
 
 def samples() -> list[Path]:
     found = [*(HERE / "configs").glob("*.yaml"), *(ROOT / "examples").glob("**/*.yaml")]
-    return sorted(path for path in found if TOP_KEYS.keys() & (documents.read(path, path.name).value or {}).keys())
+    return sorted(
+        path for path in found if isinstance(value := documents.read(path, path.name).value, dict) and TOP_KEYS.keys() & value.keys()
+    )
 
 
 def paths(value: Any, path: documents.KeyPath = ()) -> Iterator[documents.KeyPath]:

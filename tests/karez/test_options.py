@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from karez.options import Duration, Secret, Timezone, find_zone, parse_duration, suggest
+from karez.options import Duration, Rate, Secret, Timezone, find_zone, parse_duration, suggest
 
 
 class Options(BaseModel):
@@ -15,6 +15,7 @@ class Options(BaseModel):
     interval: Duration | None = None
     zone: Timezone | None = None
     password: Secret | None = None
+    rate: Rate | None = None
 
 
 @pytest.mark.parametrize(
@@ -101,3 +102,28 @@ def test_a_secret_is_never_printed():
     options = Options(password="canary")
     assert "canary" not in f"{options} {options!r} {options.model_dump()} {options.model_dump_json()}"
     assert options.password.get_secret_value() == "canary"
+
+
+@pytest.mark.parametrize(
+    ("written", "requests", "every"),
+    [
+        ("10/s", 10, 1.0), ("600/m", 600, 60.0), (" 100 / 10s ", 100, 10.0), ("1/500ms", 1, 0.5), ("5/d", 5, 86400.0),
+        ({"requests": 3, "every": "1m"}, 3, 60.0), ({"requests": 3}, 3, 1.0),
+    ],
+)  # fmt: skip
+def test_a_limit_of_requests_is_a_text_or_its_parts(written, requests, every):
+    rate = Options(rate=written).rate
+    assert (rate.requests, rate.every, rate.per, rate.at_once) == (requests, every, "device", requests)
+
+
+def test_of_a_limit_only_a_part_may_be_sent_at_once():
+    assert Options(rate={"requests": 100, "every": "1m", "burst": 5}).rate.at_once == 5
+    assert Options(rate={"requests": 3, "burst": 5}).rate.at_once == 3
+
+
+@pytest.mark.parametrize(
+    "written", ["10", "10/", "/s", "ten/s", "10/x", "-1/s", "1.5/s", "0/s", "1/0s", {"requests": 0}, {"every": "1s"}, 10]
+)
+def test_what_is_no_limit_of_requests_is_refused(written):
+    with pytest.raises(ValidationError):
+        Options(rate=written)

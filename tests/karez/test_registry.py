@@ -248,6 +248,8 @@ def test_an_installed_package_brings_plugins_by_entry_points(folder, tmp_path, m
     registry = Registry()
     assert registry.find("converter", "shout").origin == "an installed package"
     assert registry.find("converter", "shout").summary == "Writes texts in capitals."
+    assert registry.find("converter", "shout").file == tmp_path / "lib" / f"{module}.py"
+    assert registry.find("converter", "gone").file is None
     assert registry.find("converter", "whole").role is registry.find("converter", "shout").role
     assert any(f"shout = {module}:Converter" in line for line in registry.searched)
     with pytest.raises(PluginError, match="install the library that it needs"):

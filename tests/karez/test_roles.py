@@ -66,7 +66,7 @@ def test_by_default_nothing_is_warned_of():
         ({"timezone": "Aisa/Singapore"}, "did you mean `Asia/Singapore`"),
         ({"connector": ["a"]}, "valid string"),
         ({"missed": "none"}, "'skip', 'latest' or 'all'"),
-        ({"overlap": "drop"}, "'skip' or 'queue'"),
+        ({"overlap": "drop"}, "'skip', 'queue' or 'coalesce'"),
         ({"entities_refresh": -1}, "greater than or equal to 0"),
     ],
 )
@@ -114,7 +114,9 @@ def test_records_go_through_converters_or_become_entities():
         ConnectorConfig(type="x", connector="readings", converter="a")
 
 
-@pytest.mark.parametrize("options", [{"concurrency": 0}, {"task_timeout": 0}, {"invalid": "null"}, {"batch_size": 0}])
+@pytest.mark.parametrize(
+    "options", [{"concurrency": 0}, {"task_timeout": 0}, {"invalid": "null"}, {"batch_size": 0}, {"exclusive": ""}, {"rate_limit": "fast"}]
+)
 def test_a_connector_refuses_what_cannot_be_meant(options):
     with pytest.raises(ValidationError):
         ConnectorConfig(type="x", **options)
@@ -178,3 +180,22 @@ def test_an_own_option_keeps_its_docstring_as_its_description():
         """Factor that values are multiplied with."""
 
     assert Own.model_fields["factor"].description == "Factor that values are multiplied with."
+
+
+@pytest.mark.parametrize(
+    ("options", "device"),
+    [
+        ({"url": "opc.tcp://user:secret@plc:4840/path"}, "plc:4840"), ({"base_url": "http://10.0.0.1/api"}, "10.0.0.1"),
+        ({"host": "plc", "port": 502}, "plc:502"), ({"host": "plc"}, "plc"), ({"url": "COM1"}, "COM1"), ({}, "connector x"),
+    ],
+)  # fmt: skip
+def test_the_device_of_an_entity_is_in_the_options_unless_the_plugin_knows_better(options, device):
+    class Options(ConnectorConfig):
+        url: str | None = None
+        base_url: str | None = None
+        host: str | None = None
+        port: int | None = None
+
+    role = roles.PullConnector(Options(type="x", **options))
+    assert role.device_of("a") == device
+    assert (role.account(), role.leave("a"), role.count_requests(["a"])) == ("", None, None)

@@ -9,12 +9,13 @@ from collections.abc import Callable
 
 import pytest
 
+from karez.accounts import Balance, balances
 from karez.bus import Bus, Message
 from karez.bus.topology import aggregator_durable, task_subject
 from karez.errors import BusRefused
 from karez.pipeline import Pipeline
 from karez.records import Task, encode_task
-from karez.runtime import Balance, balances, deploy
+from karez.runtime import deploy
 from tests.conftest import until
 from tests.karez.scripted_roles import FILES, ONE_OF_EACH, buried, give_task, letters, names, outcomes, role, running, worker
 
@@ -196,8 +197,7 @@ async def test_a_stop_under_load_does_not_wait_for_what_others_bring_meanwhile(b
         async with running(built, bus) as first:
             loading = asyncio.create_task(load())
             await until(lambda: any(sink.records for sink in sinks))
-            started = time.monotonic()
-        assert time.monotonic() - started < 3
+        assert not loading.done()  # it stopped, and what others bring has not ended
         stopping.set()
         await loading
     ids = sinks[0].ids + sinks[1].ids
@@ -398,14 +398,13 @@ async def test_rates_are_counted_over_the_last_seconds(bus: Bus, pipeline: Build
         sink.tick(104.0)
 
 
-async def test_a_worker_that_ends_by_itself_is_noticed(bus: Bus, pipeline: Build) -> None:
+async def test_a_ledger_that_ends_by_itself_ends_the_deployment(bus: Bus, pipeline: Build) -> None:
     built = pipeline(ONE_OF_EACH, FILES)
     async with running(built, bus) as deployment:
         failing = asyncio.create_task(deployment.failed())
-        broken = worker(deployment, "aggregator", "sink")
-        broken._take = None  # a bug of the runtime
+        deployment.shared.ledger._write = None  # a bug of the runtime
         await give_task(bus, ["a"])
-        assert isinstance(await asyncio.wait_for(failing, 5), TypeError)
+        assert isinstance(await asyncio.wait_for(failing, 40), TypeError)
 
 
 async def test_streams_that_cannot_be_set_up_stop_the_start(bus: Bus, pipeline: Build) -> None:
@@ -445,7 +444,7 @@ async def test_subjects_are_those_of_the_published_system(bus: Bus, pipeline: Bu
 
     listening = asyncio.create_task(listen())
     async with running(built, bus):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(40):
             number = 0
             while not heard:
                 number += 1

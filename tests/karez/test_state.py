@@ -8,17 +8,33 @@ import os
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 
 from karez import state
-from karez.bus import Bus, Durable, Retention, Stream
+from karez.bus import Bus, Retention, Stream
+from karez.bus.embedded import EmbeddedServer
 from karez.bus.memory import MemoryBus
+from karez.bus.nats import NatsBus
 from karez.bus.topology import LEASES, OUTCOMES, outcome_subject, streams
 from karez.errors import BusFull, BusRefused, BusUnreachable
 from karez.records import as_json, from_json
-from karez.state import Lease, Ledger, Outcome, Progress, follow, prepare, read_outcomes, store, task_id, task_origin
+from karez.state import (
+    Lease,
+    Outcome,
+    Progress,
+    Round,
+    chained,
+    first_place,
+    last_rounds,
+    prepare,
+    read_outcomes,
+    repair_id,
+    repaired_until,
+    store,
+    task_id,
+    task_origin,
+)
 from tests.conftest import until
 
 
@@ -51,6 +67,15 @@ def test_the_id_of_a_task_that_a_connector_made_of_records_tells_the_first_origi
 @pytest.mark.parametrize("id", ["karez.connector.source:12", "", "a:b:c:d", "a:b:1", "a:b:1:2:3", "replay:1:2"])
 def test_the_id_of_a_task_from_elsewhere_has_no_slot(id: str) -> None:
     assert task_origin(id) == ("_", 0, 0)
+
+
+def test_the_id_of_a_repair_tells_what_it_makes_up_for_and_up_to_when() -> None:
+    task = repair_id(task_id("points", "0a1b2c3d", 1000, 2), 1, 5000)
+    assert task_origin(task) == ("points", 1000, 2)
+    assert (repaired_until(task), chained(task)) == (5000, "")
+    further = f"{task}/.0:meters.100"  # what a connector made of the records that the repair brought
+    assert (repaired_until(further), chained(further)) == (5000, ".0:meters.100")
+    assert (repaired_until("points:0a1b2c3d:1000:2"), chained("points:0a1b2c3d:1000:2")) == (0, "")
 
 
 # -- lease
@@ -107,8 +132,8 @@ async def test_a_lease_that_cannot_be_read_is_nobodys(ready: Bus) -> None:
 async def test_a_lease_ends_when_it_is_not_renewed_and_long_before_another_may_take_it(ready: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     lease = Lease(ready, "points")
     assert await lease.keep()
-    now = time.monotonic()
-    monkeypatch.setattr(state.time, "monotonic", lambda: now + state.LEASE_TTL * 2 / 3 + 0.1)
+    now = state.passed()
+    monkeypatch.setattr(state, "passed", lambda: now + state.LEASE_TTL * 2 / 3 + 0.1)
     assert not lease.is_held
     monkeypatch.undo()
     assert lease.is_held
@@ -148,7 +173,7 @@ async def test_nobody_knows_of_a_lease_when_the_bus_is_away(ready: Bus) -> None:
     lease = Lease(away, "points")
     with pytest.raises(BusUnreachable):
         await lease.keep()
-    lease._revision, lease._renewed = 1, time.monotonic()
+    lease._revision, lease._renewed = 1, state.passed()
     await lease.release()  # the bus ends it by itself
     assert not lease.is_held
 
@@ -165,98 +190,41 @@ async def test_progress_is_none_at_first_and_then_the_last_slot(ready: Bus) -> N
     assert await Progress(ready, "others").load() is None
 
 
-# -- ledger
+async def test_who_was_overtaken_does_not_move_the_progress(ready: Bus) -> None:
+    sleeper, successor = Progress(ready, "points"), Progress(ready, "points")
+    for progress in (sleeper, successor):
+        assert await progress.load() is None
+    assert await successor.save(5000)
+    assert not await sleeper.save(2000)
+    assert await sleeper.load() == 5000
+    assert await sleeper.save(6000)
+    assert not await successor.save(6000)
 
 
-async def test_a_task_is_acknowledged_after_its_row_is_stored(ready: Bus) -> None:
-    durable = Durable("TASKS", "reader", "tasks.a")
-    await ready.declare([Stream("TASKS", ("tasks.>",), Retention.WORK, 100_000)], [durable])
-    subscription = await ready.subscribe(durable, 10)
-    await ready.publish("tasks.a", b"task", "id")
-    (message,) = await subscription.next(5)
-    ledger = Ledger(ready)
-    ledger.add(row(1), subscription, message)
-    assert (await ready.backlog(durable)).unacked == 1
-    ledger.start()
-    async with asyncio.timeout(5):
-        while (await ready.backlog(durable)).unacked:
-            await asyncio.sleep(0.005)
-    assert [outcome.slot for outcome in await rows_of(ready)] == [1]
-    await ledger.stop(1)
-    await subscription.close()
+async def test_the_last_round_of_every_dispatcher_is_known(server: EmbeddedServer) -> None:
+    bus = NatsBus(server.address, start_deadline=5)
+    await bus.open()
+    await prepare(bus)
+    last = [Round(name, 7000, 2, 150, "source", "0a1b2c3d", every=1.0) for name in ("a.b", "points")]
+    for round in last:
+        await Progress(bus, round.dispatcher).save(7000, round)
+    await Progress(bus, "never").save(7000)
+    assert sorted(await last_rounds(bus), key=lambda round: round.dispatcher) == last
+    await bus.close()
 
 
-async def test_rows_of_several_dispatchers_are_stored_under_their_names(ready: Bus) -> None:
-    ledger = Ledger(ready)
-    for slot in range(2500):
-        ledger.add(row(slot, "a"))
-    ledger.add(row(7, "b"))
-    ledger.start()
-    await ledger.stop(10)
-    found = await rows_of(ready)
-    assert [outcome.slot for outcome in found if outcome.dispatcher == "a"] == list(range(2500))
-    assert [outcome.slot for outcome in found if outcome.dispatcher == "b"] == [7]
-    subjects = {message.subject async for message in ready.read(OUTCOMES)}
-    assert subjects == {outcome_subject("a"), outcome_subject("b")}
+# -- the ledger's rows
 
 
-async def test_rows_that_are_larger_than_a_message_are_stored_in_several(ready: Bus) -> None:
-    ledger = Ledger(ready)
-    ledger.start()
-    failed = [["x" * 100, "y" * 200]] * 100
-    for slot in range(200):
-        ledger.add(row(slot, failed=failed))
-    await ledger.stop(10)
-    assert [outcome.slot for outcome in await rows_of(ready)] == list(range(200))
+@pytest.mark.parametrize(("since", "first"), [(0, 1), (10, 1), (10.5, 2), (35, 5), (50, 5), (51, 6)])
+async def test_the_place_of_a_time_in_the_ledger_is_found(ready: Bus, since: float, first: int) -> None:
+    for at in (10, 20, 30, 34, 50):
+        await ready.publish(outcome_subject("points"), as_json(row(at, at=float(at))), str(at))
+    assert await first_place(ready, since) == first
 
 
-async def test_a_row_that_is_larger_than_a_message_is_stored_without_its_details(ready: Bus) -> None:
-    ledger = Ledger(ready)
-    ledger.start()
-    ledger.add(row(1, failed=[["x" * ready.max_payload, "reason"]]))
-    await ledger.stop(5)
-    (found,) = await rows_of(ready)
-    assert (found.slot, found.state, found.failed) == (1, "ok", [])
-
-
-async def test_a_row_whose_reason_is_no_text_is_stored(ready: Bus) -> None:
-    ledger = Ledger(ready)
-    ledger.start()
-    ledger.add(row(1, reason="bad \udcff byte"))
-    await ledger.stop(5)
-    (found,) = await rows_of(ready)
-    assert "udcff" in found.reason
-
-
-async def test_a_ledger_that_cannot_write_gives_up_at_its_deadline() -> None:
-    bus = MemoryBus()  # not open
-    ledger = Ledger(bus)
-    ledger.start()
-    ledger.add(row())
-    started = time.monotonic()
-    await ledger.stop(0.1)
-    assert time.monotonic() - started < 5
-
-
-async def test_the_rows_of_a_dispatcher_can_be_followed(ready: Bus) -> None:
-    seen: list[int] = []
-
-    async def watch() -> None:
-        async for outcome in follow(ready, "points"):
-            seen.append(outcome.slot)
-
-    watching = asyncio.create_task(watch())
-    ledger = Ledger(ready)
-    ledger.start()
-    async with asyncio.timeout(5):
-        while not seen:  # rows from before it listens are not heard
-            ledger.add(row(1))
-            ledger.add(row(2, "others"))
-            await asyncio.sleep(0.01)
-    assert set(seen) == {1}
-    watching.cancel()
-    await asyncio.gather(watching, return_exceptions=True)
-    await ledger.stop(1)
+async def test_an_empty_ledger_begins_at_its_first_place(ready: Bus) -> None:
+    assert await first_place(ready, 0) == 1
 
 
 # -- store
@@ -272,7 +240,7 @@ async def test_storing_waits_until_a_full_stream_has_room_again(ready: Bus) -> N
         await asyncio.wait_for(asyncio.shield(storing), 0.05)
     assert not storing.done()
     await ready.delete("SMALL", 1)
-    assert await asyncio.wait_for(storing, 5) is False
+    assert await asyncio.wait_for(storing, 40) is False
     assert [message.id async for message in ready.read("SMALL")] == ["second"]
 
 
@@ -309,7 +277,7 @@ async def test_what_the_bus_refuses_is_said_and_tried_again(caplog: pytest.LogCa
     storing = asyncio.create_task(store(bus, "nowhere", b"", "id"))
     await until(lambda: "nowhere" in caplog.text)
     await bus.declare([Stream("S", ("nowhere",), Retention.WORK, 4000)], [])
-    assert await asyncio.wait_for(storing, 5) is False
+    assert await asyncio.wait_for(storing, 40) is False
 
 
 def test_a_row_is_one_line_of_json_without_what_is_not_known() -> None:

@@ -1,4 +1,5 @@
 import asyncio
+import errno
 import math
 import threading
 import time
@@ -212,7 +213,7 @@ async def exits_async(self, *given):
 async def test_a_plugin_neither_hangs_by_stop_iteration_nor_exits(work, may_block):
     role = type("Own", (PullConnector,), {"fetch": work, "may_block": may_block})
     with pytest.raises(RuntimeError, match=r"StopIteration|tried to exit"):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(40):
             await step.fetch(node(role), Task([1]))
 
 
@@ -715,3 +716,11 @@ async def test_a_large_batch_costs_no_more_than_its_records():
 
 def test_json_that_a_fan_out_copies_by_is_exact():
     assert from_json(b'{"n":18446744073709551615}') == {"n": 2**64 - 1}
+
+
+async def test_too_many_open_files_are_somebody_who_is_away_for_a_while():
+    def full(self, records):
+        raise OSError(errno.EMFILE, "Too many open files", "x")
+
+    with pytest.raises(NotConnected, match=r"too many open files \(limit \d+, see `ulimit -n`\)"):
+        await step.write(node(type("Own", (Aggregator,), {"write": full})), Records([{"name": "a"}]))

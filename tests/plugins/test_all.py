@@ -24,6 +24,7 @@ SHARED = {
     "converter": ConverterConfig,
     "aggregator": AggregatorConfig,
 }
+CONTENT = {"scenario.yaml": "DataHall: {$type: DataHall}", "reference.yaml": "uuid_map: {}"}
 WORK = {
     Dispatcher: ("load_entities",),
     PullConnector: ("fetch",),
@@ -48,7 +49,7 @@ def example(plugin, tmp_path, monkeypatch):
     entry = entries(plugin)[0]
     for path in files_read(plugin, entry):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("[]" if path.suffix in (".json", ".yaml", ".yml") else "", encoding="utf-8")
+        path.write_text(CONTENT.get(path.name, "[]" if path.suffix in (".json", ".yaml", ".yml") else ""), encoding="utf-8")
     return entry
 
 
@@ -156,7 +157,7 @@ def test_what_says_that_it_never_waits_does_not(plugin):
 
 
 def test_it_uses_the_plugin_api_and_nothing_else_of_karez(plugin):
-    for path in sorted(plugin.path.parent.glob("*.py")) if plugin.path.name == "__init__.py" else [plugin.path]:
+    for path in sorted(plugin.file.parent.glob("*.py")) if plugin.file.name == "__init__.py" else [plugin.file]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and node.level == 0:

@@ -8,7 +8,7 @@ Nothing here knows what a record or a role is; subjects, streams and durables of
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from asyncio import Future
+from asyncio import Event, Future
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -27,7 +27,7 @@ class Retention(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """Where messages of some subjects are kept. A full WORK or INTEREST stream refuses (`BusFull`), a LOG forgets its oldest."""
+    """Where messages of some subjects are kept. A full one refuses (`BusFull`), unless it `forgets` its oldest."""
 
     name: str
     subjects: tuple[str, ...]
@@ -36,6 +36,7 @@ class Stream:
     max_age: float = 7 * DAY
     duplicate_window: float = 600.0
     max_per_subject: int = -1
+    forgets: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,11 @@ class Message:
     def id(self) -> str:
         """The id that it was published with; a message of the published Karez has none and gets its subject and place."""
         return self.headers.get("Nats-Msg-Id") or f"{self.subject}:{self.seq}"
+
+    @property
+    def stored_at(self) -> float:
+        """When it was stored, in seconds since 1970; 0 where the bus does not say."""
+        return 0.0
 
 
 class Subscription(ABC):
@@ -107,12 +113,13 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class StreamState:
-    """How full a stream is: messages, bytes, and the first and last place in it."""
+    """How full a stream is: messages, bytes and how many it may hold, and the first and last place in it."""
 
     messages: int
     bytes: int
     first_seq: int
     last_seq: int
+    max_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +130,34 @@ class Backlog:
     unacked: int
 
 
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A durable that is there: its stream and name, what it still has to do, and whether a process reads it now."""
+
+    stream: str
+    name: str
+    backlog: Backlog
+    is_read: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Messages that a stream held and that are gone, somewhere between two of its places, both of them included."""
+
+    stream: str
+    first: int
+    last: int
+    words: str
+
+
 class Bus(ABC):
     """A connection to the bus; one a process, shared by all its workers."""
 
     max_payload: int = 1024 * 1024
     on_change: Callable[[bool, str], None] = staticmethod(lambda connected, why: None)
     """Called when the connection is lost or back."""
+    on_gap: Callable[[Gap], None] = staticmethod(lambda gap: None)
+    """Called once for each gap, in the first process that finds it."""
 
     @abstractmethod
     async def open(self) -> None:
@@ -148,9 +177,26 @@ class Bus(ABC):
     def promise(self) -> str:
         """One sentence: what it means here that a message is stored."""
 
+    @property
+    def health(self) -> str:
+        """What is wrong with the bus right now, in one line; empty if nothing is."""
+        return ""
+
+    @property
+    def gaps(self) -> Sequence[str]:
+        """What was found to be missing in the streams, in words, the newest last."""
+        return ()
+
+    async def watch(self) -> None:
+        """Watch the bus for as long as it is used; raises `BusRefused` when it cannot be used any more."""
+        await Event().wait()
+
     @abstractmethod
     async def declare(self, streams: Sequence[Stream], durables: Sequence[Durable]) -> None:
-        """Create these, or bring them up to date; never removes a message."""
+        """Create these, or bring them up to date; never removes a message. All that were declared are watched."""
+
+    def keep(self, streams: Sequence[Stream], durables: Sequence[Durable]) -> None:  # noqa: B027  # for those that watch nothing
+        """Of what was declared, watch these only; the others stay as they are, and somebody may delete them."""
 
     @abstractmethod
     async def begin(self, subject: str, body: bytes, id: str, headers: dict[str, str] | None = None) -> Future[bool]:
@@ -171,6 +217,18 @@ class Bus(ABC):
     @abstractmethod
     async def backlog(self, durable: Durable) -> Backlog:
         """What a durable still has to do."""
+
+    @abstractmethod
+    async def stream_names(self, prefix: str) -> list[str]:
+        """The streams that there are, whose names begin so."""
+
+    @abstractmethod
+    async def durables(self, stream: str) -> list[Reader]:
+        """The durables of a stream."""
+
+    @abstractmethod
+    async def remove_durable(self, stream: str, name: str) -> None:
+        """Delete a durable that nobody reads: what only it had still to read is gone."""
 
     @abstractmethod
     async def stream_state(self, name: str) -> StreamState | None:

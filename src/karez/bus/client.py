@@ -7,6 +7,7 @@ of the bus contract run over them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -76,11 +77,23 @@ class LeanClient(Client):
         else:  # a message that came in several pieces
             receive(subject, reply, data, headers)
 
-    async def subscribe_directly(self, subject: str, receive: Receive) -> Any:
+    async def subscribe_directly(self, subject: str, receive: Receive, queue: str = "") -> Any:
         """Subscribe with a plain function, which must be quick and must not raise."""
-        subscription = await self.subscribe(subject)
+        subscription = await self.subscribe(subject, queue)
         self._direct[subscription._id] = receive
         return subscription
+
+    async def forget(self, subscription: Any) -> None:
+        """End a direct subscription; what still comes for it is nobody's."""
+        self._direct.pop(subscription._id, None)
+        with contextlib.suppress(nats.errors.Error, OSError):
+            await subscription.unsubscribe()
+
+    async def flush(self, timeout: int = 10) -> None:
+        """Wait until the server has seen all that was sent; nats-py alone puts its question before what still waits here."""
+        if self._flush_queue is not None:
+            await self._flush_pending(force_flush=True)
+        await super().flush(timeout)
 
     async def send(self, frames: list[bytes]) -> None:
         """Send protocol frames; waits when too much waits already. Raises nats-py's errors when it cannot take them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -13,11 +14,15 @@ from urllib.parse import urlsplit
 import nats.errors
 from nats.aio.client import Client
 
+from karez.bus.access import Access
 from karez.errors import BusRefused, BusUnreachable
+from karez.patience import patience
 
 log = logging.getLogger("karez.bus")
 
 _SAY_EVERY = 5.0
+# asyncio says so whenever a server ends an encrypted connection
+logging.getLogger("asyncio").addFilter(lambda record: "eof_received" not in str(record.msg))
 
 
 def without_secrets(address: str) -> str:
@@ -26,15 +31,21 @@ def without_secrets(address: str) -> str:
 
 
 async def connect(client: Client, address: str, deadline: float, error_cb: Callable[[Exception], Awaitable[None]], **options: Any) -> None:
-    """Connect; once it was connected, it connects again by itself, for ever. Raises `BusUnreachable` or `BusRefused` with what to do."""
+    """Connect; once it was connected, it connects again by itself, for ever. Raises `BusUnreachable` or `BusRefused` with what to do.
+
+    `access=Access(...)` says who we are; all other options are nats-py's.
+    """
+    is_encrypted = "tls://" in address
+    options |= options.pop("access", Access()).options(client, is_encrypted)
     await _wait_for_port(address, deadline)
     refused = asyncio.Event()
     last: Exception = TimeoutError("no answer")
 
     async def on_error(error: Exception) -> None:
         nonlocal last
-        last = error
-        if "authorization violation" in str(error).lower():
+        if not refused.is_set():  # what comes after that is its consequence
+            last = error
+        if "authorization violation" in str(error).lower() or isinstance(error, ssl.SSLError):
             refused.set()
         await error_cb(error)
 
@@ -44,7 +55,7 @@ async def connect(client: Client, address: str, deadline: float, error_cb: Calla
             max_reconnect_attempts=-1,
             reconnect_time_wait=0.25,  # type: ignore[arg-type]  # seconds, and a fraction is taken
             connect_timeout=5,
-            ping_interval=10,
+            ping_interval=patience(8.0),  # type: ignore[arg-type]  # as above; the third that is not answered ends it
             max_outstanding_pings=2,
             pending_size=8 * 1024 * 1024,
             flush_timeout=10,
@@ -63,11 +74,16 @@ async def connect(client: Client, address: str, deadline: float, error_cb: Calla
             await client.close()
             raise last
         await connecting
+    except ssl.SSLError as error:
+        raise BusRefused(f"{place} cannot prove who it is: {error}; name the certificate that vouches for it with --ca") from error
     except (nats.errors.Error, OSError) as error:
         text = str(error) or type(error).__name__
         if refused.is_set():
             raise BusRefused(f"{place} refuses us: {text}; check user, password or credentials") from error
         raise BusUnreachable(f"{place} does not answer as a NATS server: {text}") from error
+    if is_encrypted and not client._server_info.get("tls_required"):
+        await client.close()
+        raise BusRefused(f"{place} does not encrypt; give it `tls {{ cert_file, key_file }}`, or write nats:// if that is meant")
 
 
 async def _wait_for_port(address: str, deadline: float) -> None:
@@ -99,5 +115,5 @@ async def _refusals(address: str) -> list[str]:
             writer.close()
             return []
         except (OSError, TimeoutError) as error:
-            reasons.append(f"{parts.hostname}:{parts.port or 4222}: {error or 'no answer'}")
+            reasons.append(f"{parts.hostname}:{parts.port or 4222}: {str(error) or 'no answer'}")
     return reasons

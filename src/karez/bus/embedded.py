@@ -13,11 +13,18 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+from karez.bus import health
+from karez.bus.profile import Profile
 from karez.errors import BusRefused, StateError
+from karez.patience import patience
 
 log = logging.getLogger("karez.bus")
+
+_LOOK_EVERY = 5.0
+_ROOM = 256 * 1024 * 1024
 
 
 def find_server() -> str:
@@ -38,13 +45,18 @@ def is_listening(host: str = "localhost", port: int = 4222) -> bool:
 
 
 class EmbeddedServer:
-    """A nats-server of our own; `port` -1 takes a free one, `keep` starts it again when it dies. `address` is valid after `start`."""
+    """A nats-server of our own; `port` -1 takes a free one. `address` and `monitor` are valid after `start`.
+
+    `keep` starts it again when it dies, and when its storage failed and there is room on the disk again: by itself it stays as it is.
+    """
 
     def __init__(self, folder: Path | str, port: int = 4222, *, sync: str = "1s", keep: bool = False) -> None:
         self.folder = Path(folder)
         self.port = port
         self.sync = sync
         self.address = f"nats://127.0.0.1:{port}"
+        self.monitor = ""
+        self._monitor_port = -1
         self._process: asyncio.subprocess.Process | None = None
         self._keep = keep
         self._keeper: asyncio.Task[None] | None = None
@@ -53,6 +65,11 @@ class EmbeddedServer:
     def pid(self) -> int | None:
         """The id of the server's process."""
         return self._process.pid if self._process else None
+
+    def profile(self, wanted: Profile) -> Profile:
+        """What is wanted of a bus, and what we know because the server is ours."""
+        manage = True if wanted.manage is None else wanted.manage
+        return replace(wanted, manage=manage, monitor=self.monitor, sync=self.sync)
 
     async def start(self) -> None:
         """Start it and wait until it answers; raises `StateError` or `BusRefused` with the server's own words."""
@@ -63,14 +80,36 @@ class EmbeddedServer:
     async def _keep_running(self) -> None:
         delay = 0.1
         while self._process is not None:
-            code = await self._process.wait()
-            log.error("nats-server ended (%s); it is started again, with what it had stored", code)
+            if await self._ends_or_fails(self._process):
+                log.error("nats-server ended (%s); it is started again, with what it had stored", self._process.returncode)
+            else:
+                log.warning("there is room on the disk again: nats-server is started again, with what it had stored")
+                await self._end()
             await asyncio.sleep(delay)
             delay = min(delay * 2, 10.0)
             try:
                 await self._spawn()
             except (BusRefused, StateError) as error:
                 log.error("nats-server: %s", error)
+
+    async def _ends_or_fails(self, process: asyncio.subprocess.Process) -> bool:
+        """Wait until the server ends (true), or its storage has failed and there is room for it to work again (false)."""
+        ending = asyncio.ensure_future(process.wait())
+        before = ""
+        try:
+            while not (await asyncio.wait([ending], timeout=patience(_LOOK_EVERY)))[0]:
+                with contextlib.suppress(OSError):
+                    words = await health.storage_error(self.monitor)
+                    if words and words == before and self._has_room():
+                        return False
+                    before = words
+            return True
+        finally:
+            ending.cancel()
+
+    def _has_room(self) -> bool:
+        usage = shutil.disk_usage(self.folder)
+        return usage.free > min(_ROOM, usage.total // 4)
 
     async def _spawn(self) -> None:
         executable = find_server()
@@ -83,7 +122,8 @@ class EmbeddedServer:
                 old.unlink()
             config = self.folder / "nats.conf"
             config.write_text(
-                f"server_name: karez\nlisten: '127.0.0.1:{self.port}'\nports_file_dir: {json.dumps(str(ports.resolve()))}\n"
+                f"server_name: karez\nlisten: '127.0.0.1:{self.port}'\nhttp: '127.0.0.1:{self._monitor_port}'\n"
+                f"ports_file_dir: {json.dumps(str(ports.resolve()))}\n"
                 "max_payload: 1MB\nping_interval: '20s'\nping_max: 2\nwrite_deadline: '5s'\n"
                 f"jetstream {{ store_dir: {json.dumps(str(store.resolve()))}, max_file_store: 64GB, max_memory_store: 64MB, "
                 f"sync_interval: '{self.sync}' }}\n"
@@ -109,8 +149,9 @@ class EmbeddedServer:
                 )
             for file in ports.glob("*.ports"):  # noqa: ASYNC240  # our own small folder
                 with contextlib.suppress(ValueError, KeyError, IndexError):
-                    self.port = int(json.loads(file.read_text())["nats"][0].rsplit(":", 1)[1])
-                    self.address = f"nats://127.0.0.1:{self.port}"
+                    found = json.loads(file.read_text())
+                    self.port, self._monitor_port = (int(found[name][0].rsplit(":", 1)[1]) for name in ("nats", "monitoring"))
+                    self.address, self.monitor = f"nats://127.0.0.1:{self.port}", f"http://127.0.0.1:{self._monitor_port}"
                     return
             await asyncio.sleep(0.01)
         raise BusRefused(f"nats-server did not answer within 10 s; its words are in {self.folder / 'nats.log'}")
@@ -120,6 +161,9 @@ class EmbeddedServer:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
+        await self._end()
+
+    async def _end(self) -> None:
         if self._process is None or self._process.returncode is not None:
             return
         self._process.send_signal(signal.SIGTERM)

@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
-from karez.bus import Backlog, Bus, Durable, Message, Retention, Stream, StreamState, Subscription, Value
+from karez.bus import Backlog, Bus, Durable, Message, Reader, Retention, Stream, StreamState, Subscription, Value
 from karez.errors import BusFull, BusRefused, BusUnreachable
 
 
@@ -45,6 +45,7 @@ class _Reader:
         self.unacked: dict[int, float] = {}
         self.deliveries: dict[int, int] = {}
         self.wake = asyncio.Event()
+        self.is_read = False
 
     def due(self, now: float) -> None:
         for seq in [seq for seq, until in self.unacked.items() if until <= now]:
@@ -157,7 +158,7 @@ class MemoryBus(Bus):
     def _make_room(self, held: _Held, subject: str, size: int) -> None:
         stream = held.stream
         while held.bytes + size > stream.max_bytes:
-            if stream.retention is not Retention.LOG or not held.messages:
+            if not stream.forgets or not held.messages:
                 raise BusFull(f"stream {stream.name} is full ({stream.max_bytes} bytes)")
             self._remove(held, next(iter(held.messages)))
         if 0 < stream.max_per_subject <= held.per_subject[subject]:
@@ -184,7 +185,26 @@ class MemoryBus(Bus):
         held = self._streams.get(name)
         if held is None:
             return None
-        return StreamState(len(held.messages), held.bytes, next(iter(held.messages), held.last_seq + 1), held.last_seq)
+        first = next(iter(held.messages), held.last_seq + 1)
+        return StreamState(len(held.messages), held.bytes, first, held.last_seq, held.stream.max_bytes)
+
+    async def stream_names(self, prefix: str) -> list[str]:
+        return [name for name in self._streams if name.startswith(prefix)]
+
+    async def durables(self, stream: str) -> list[Reader]:
+        readers = self._held(stream).readers
+        return [Reader(stream, name, await self.backlog(reader.durable), reader.is_read) for name, reader in readers.items()]
+
+    async def remove_durable(self, stream: str, name: str) -> None:
+        held = self._held(stream)
+        reader = held.readers.get(name)
+        if reader is None:
+            return
+        for stored in list(held.messages.values()):
+            stored.waits_for.discard(name)
+            if not stored.waits_for and held.stream.retention is not Retention.LOG:
+                self._remove(held, stored.seq)
+        del held.readers[name]
 
     async def read(self, stream: str, first_seq: int = 1) -> AsyncIterator[Message]:
         for stored in list(self._held(stream).messages.values()):
@@ -256,6 +276,7 @@ class _MemorySubscription(Subscription):
         self._bus, self._held, self._reader, self._window = bus, held, reader, window
         self._is_closed = False
         self._is_interrupted = False
+        reader.is_read = True
 
     async def next(self, timeout: float | None = None) -> list[Message]:
         end = time.monotonic() + timeout if timeout is not None else float("inf")
@@ -320,4 +341,5 @@ class _MemorySubscription(Subscription):
 
     async def close(self) -> None:
         self._is_closed = True
+        self._reader.is_read = False
         self._reader.wake.set()

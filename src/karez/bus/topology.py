@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 from karez.bus import DAY, Durable, Retention, Stream
+from karez.patience import patience
 from karez.records import derived_id
 
 TASKS = "KAREZ_TASKS"
@@ -14,7 +15,13 @@ DEAD = "KAREZ_DLQ"
 OUTCOMES = "KAREZ_OUTCOME"
 LEASES = "KAREZ_LEASE"
 STATE = "KAREZ_STATE"
+ROSTERS = "KAREZ_ROSTER"
+CRASHES = "KAREZ_CRASH"
+BUDGETS = "KAREZ_BUDGET"
 STATUS = "karez.ctl.status"
+RELOAD = "karez.ctl.reload"
+POINTS = "karez.ctl.points"
+TURNS = "karez.ctl.turns"
 MIB = 1024 * 1024
 
 
@@ -58,25 +65,35 @@ def _durable_name(kind: str, name: str) -> str:
 def connector_durable(name: str) -> Durable:
     """The durable that all workers of a connector share."""
     # a poll is soon too old to be done by another: whoever died with it must not keep it for long
-    return Durable(TASKS, _durable_name("connector", name), task_subject(name), ack_wait=10.0, max_unacked=1024)
+    return Durable(TASKS, _durable_name("connector", name), task_subject(name), ack_wait=patience(10.0), max_unacked=1024)
 
 
 def converter_durable(name: str) -> Durable:
     """The durable that all workers of a converter share."""
-    return Durable(STAGE, _durable_name("converter", name), converter_subject(name), max_unacked=1024)
+    return Durable(STAGE, _durable_name("converter", name), converter_subject(name), ack_wait=patience(30.0), max_unacked=1024)
 
 
-def aggregator_durable(name: str, category: str) -> Durable:
+def aggregator_durable(name: str, category: str, ordered: bool = False) -> Durable:
     """The durable that all workers of an aggregator share; each aggregator has its own, so each gets everything."""
-    return Durable(data_stream(category), _durable_name("aggregator", name), f"karez.{category}.>", max_unacked=2000)
+    most = 1 if ordered else 2000
+    stream, subject = data_stream(category), f"karez.{category}.>"
+    return Durable(stream, _durable_name("aggregator", name), subject, ack_wait=patience(30.0), max_unacked=most)
 
 
-def streams(categories: Iterable[str]) -> list[Stream]:
-    """The streams of a pipeline whose records are of these categories."""
+def queue_group(durable: Durable) -> str:
+    """The queue group of those who share a durable where nothing is stored: `<kind>.<name>`, as the published Karez has it."""
+    if durable.stream in (TASKS, STAGE):
+        return durable.subject.removeprefix("karez.")
+    kind, _, name = durable.name.partition("_")
+    return f"{kind}.{name}"
+
+
+def streams(categories: Iterable[str], forgets_dead: bool = False) -> list[Stream]:
+    """The streams of a pipeline whose records are of these categories; `forgets_dead` is whether dead letters make room for new ones."""
     return [
         Stream(TASKS, ("karez.connector.>",), Retention.WORK, 256 * MIB, max_age=DAY, max_per_subject=10_000),
         Stream(STAGE, ("karez.converter.>",), Retention.WORK, 1024 * MIB),
-        Stream(DEAD, ("karez.dlq.>",), Retention.LOG, 512 * MIB, max_age=30 * DAY, duplicate_window=3600),
-        Stream(OUTCOMES, ("karez.outcome.>",), Retention.LOG, 128 * MIB, max_age=14 * DAY),
+        Stream(DEAD, ("karez.dlq.>",), Retention.LOG, 512 * MIB, max_age=30 * DAY, duplicate_window=3600, forgets=forgets_dead),
+        Stream(OUTCOMES, ("karez.outcome.>",), Retention.LOG, 128 * MIB, max_age=14 * DAY, forgets=True),
         *(Stream(data_stream(category), (f"karez.{category}.>",), Retention.INTEREST, 2048 * MIB) for category in sorted(set(categories))),
     ]

@@ -6,6 +6,7 @@ so that `karez --help` loads none of it.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -47,4 +48,5 @@ def guarded(command: Callable[[], object]) -> NoReturn:
 def complain(*lines: object) -> None:
     """Print to stderr, a line each."""
     for line in lines:
-        print(line, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError, ValueError):  # a full disk or a closed stderr stops nothing
+            print(line, file=sys.stderr, flush=True)

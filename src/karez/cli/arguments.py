@@ -1,13 +1,21 @@
 """The options that several commands have, and the completion of shells."""
 
+from collections.abc import Callable
+from contextvars import ContextVar
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from typer import Argument, Option
 
 # plain help is what the first generation printed, and rich alone would take the time that help may take
 PLAIN: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False, "add_completion": False}
+
+
+Given = TypeVar("Given")
+
+GIVEN: ContextVar[dict[str, str | None]] = ContextVar("given", default={})  # it is replaced, never changed
+"""Who we are on the bus, as the running command was told; `connection.py` uses it."""
 
 
 def seconds(option: str, text: str | None) -> float | None:
@@ -20,6 +28,32 @@ def seconds(option: str, text: str | None) -> float | None:
         return parse_duration(text)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=option) from None
+
+
+def parsed(option: str, parse: Callable[[str], Given], text: str) -> Given:
+    """What a text on the command line means."""
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
+
+
+def moment(option: str, text: str) -> float:
+    """The time, in seconds since the epoch, that a command line means: so long ago, or a time, which is UTC unless it says its zone."""
+    import time
+    from datetime import UTC, datetime
+
+    from karez.options import parse_duration
+
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        try:
+            return time.time() - parse_duration(text)
+        except ValueError:
+            hint = "is neither a duration (90m, 24h, 7d) nor a time (2026-01-31T12:00)"
+            raise typer.BadParameter(f"{text!r} {hint}", param_hint=option) from None
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
 
 
 class Shell(StrEnum):
@@ -44,6 +78,10 @@ def _show_completion(context: typer.Context, parameter: typer.CallbackParam, she
     show_callback(context, parameter, str(shell) if shell else None)
 
 
+def _remember(context: typer.Context, parameter: typer.CallbackParam, value: str | None) -> None:
+    GIVEN.set({**GIVEN.get(), str(parameter.name): value})
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
@@ -55,6 +93,26 @@ def _version(wanted: bool) -> None:
 ConfigOption = Annotated[list[str] | None, Option("--config", "-c", metavar="PATH", help="Configuration file or folder; may be repeated.")]
 PluginsOption = Annotated[list[str], Option("--plugin-directory", "-p", metavar="PATH", help="Folder with plugins; may be repeated.")]
 NatsOption = Annotated[str, Option("--nats-addr", "-a", metavar="TEXT", help="The bus.")]
+CredentialsOption = Annotated[
+    str | None,
+    Option(
+        "--credentials",
+        callback=_remember,
+        expose_value=False,
+        metavar="FILE",
+        help="Who we are on the bus: the seed of an NKey, or a creds file; KAREZ_NATS_CREDENTIALS unless given.",
+    ),
+]
+CaOption = Annotated[
+    str | None,
+    Option(
+        "--ca",
+        callback=_remember,
+        expose_value=False,
+        metavar="FILE",
+        help="Certificate that vouches for the bus (tls://); KAREZ_NATS_CA unless given.",
+    ),
+]
 LevelOption = Annotated[str, Option("--logging-level", "-l", metavar="TEXT", help="Logging level.")]
 DispatcherFlag = Annotated[bool, Option("--dispatcher", "-d", help="Launch the dispatchers; without -d, -n, -v, -g all are launched.")]
 ConnectorFlag = Annotated[bool, Option("--connector", "-n", help="Launch the connectors.")]
@@ -71,9 +129,14 @@ StrictOption = Annotated[bool, Option("--strict", help="Treat warnings as errors
 JsonOption = Annotated[bool, Option("--json", help="Print JSON, one object a line.")]
 NameOption = Annotated[list[str] | None, Option("--dispatcher", "-d", metavar="NAMES", help="Dispatchers, all unless named.")]
 InputOption = Annotated[str | None, Option("--input", "-i", metavar="FILE", help="JSON or NDJSON file with what to work on.")]
+LetterArgument = Annotated[int, Argument(help="Number, as `karez dlq list` shows it.")]
+FilterOption = Annotated[
+    list[str] | None,
+    Option("--filter", metavar="CONDITION", help="Only those with reason=rejected, error~timeout, record.name!=a or the like."),
+]
 SeqArgument = Annotated[list[int] | None, Argument(help="Numbers, as `karez dlq list` shows them.")]
 RoleOption = Annotated[str | None, Option("--role", metavar="NAME", help="Only those of the role of this name.")]
-AllOption = Annotated[bool, Option("--all", help="All of them, or all of the role.")]
+AllOption = Annotated[bool, Option("--all", help="All of them.")]
 InstallOption = Annotated[
     Shell | None,
     Option(

@@ -9,13 +9,16 @@ import typer
 from typer import Argument, Option
 from typer.completion import completion_init  # type: ignore[attr-defined]
 
-from karez.cli import operations
+from karez.cli import administration, operations
 from karez.cli.arguments import (
+    GIVEN,
     PLAIN,
     AggregatorFlag,
+    CaOption,
     ConfigOption,
     ConnectorFlag,
     ConverterFlag,
+    CredentialsOption,
     DispatcherFlag,
     InputOption,
     InstallOption,
@@ -37,8 +40,10 @@ from karez.cli.options import (
     Bus,
     CheckOptions,
     CollectOptions,
+    Delivery,
     DeployOptions,
     Drawing,
+    Durability,
     Format,
     Kind,
     StageOptions,
@@ -119,6 +124,16 @@ def deploy(
     live: Annotated[bool, Option("--live/--no-live", help="Show rates, lag and errors while running.")] = False,
     state_dir: Annotated[str, Option("--state-dir", metavar="PATH", help="Folder of the embedded server and of the state.")] = ".karez",
     strict: StrictOption = False,
+    watch: Annotated[bool, Option("--watch", help="Reload when a file of the configuration or a plugin changes.")] = False,
+    credentials: CredentialsOption = None,
+    ca: CaOption = None,
+    delivery: Annotated[Delivery | None, Option("--delivery", help="Whether messages are stored; unless given, as configured.")] = None,
+    durability: Annotated[
+        Durability | None, Option("--durability", help="What an acknowledgement promises; unless given, as configured.")
+    ] = None,
+    monitor: Annotated[
+        str | None, Option("--nats-monitor", metavar="URL", help="Monitoring port of the server, whose health is watched.")
+    ] = None,
 ) -> None:
     """Launch the roles of a configuration; without -a, and nothing at the default address, with a server of its own."""
     limit = seconds("--for", for_)
@@ -138,6 +153,12 @@ def deploy(
         live=live,
         state_dir=state_dir,
         strict=strict,
+        watch=watch,
+        credentials=GIVEN.get().get("credentials"),
+        ca=GIVEN.get().get("ca"),
+        delivery=str(delivery) if delivery else None,
+        durability=str(durability) if durability else None,
+        monitor=monitor,
     )
     raise SystemExit(run(options))
 
@@ -272,3 +293,4 @@ def new_pipeline(folder: Annotated[str, Argument(help="Folder that is made.")]) 
 app.add_typer(plugins_app, name="plugins")
 app.add_typer(new_app, name="new")
 app.add_typer(operations.app)
+app.add_typer(administration.app)

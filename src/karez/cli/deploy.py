@@ -5,50 +5,67 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import multiprocessing
 import os
 import re
-import signal
 import socket
 import sys
-import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import replace
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from karez import config as configurations
-from karez import crashpoints
+from karez import crashpoints, patience
 from karez.bus import Bus
+from karez.bus.profile import Profile
 from karez.cli import BUG, complain, log
+from karez.cli.account import account
 from karez.cli.options import NATS_ADDR, DeployOptions
-from karez.errors import BusRefused, ConfigError, KarezError, Problem
+from karez.cli.reloading import Loaded, Reloads, load_files, reload
+from karez.cli.signals import Signals
+from karez.cli.watchdog import watching
+from karez.ending import end
+from karez.errors import BusRefused, ConfigError, KarezError, Problem, Severity
 from karez.pipeline import Pipeline
-from karez.registry import Registry
-from karez.runtime import Balance, balances, deploy, last_places
+from karez.roles import Aggregator
+from karez.runtime import Deployment, deploy
+from karez.settings import Settings
 
-START_DEADLINE = 60.0
-_RESPAWN_AFTER = 1.0
+Beside = Callable[[Bus, Deployment], Coroutine[Any, Any, None]]
 
 
 def run(options: DeployOptions) -> int:
     """Run it; returns the exit code. Raises `ConfigError` before anything is connected."""
     log.setup(options.logging_level, options.generation, options.rotation)
-    _arm()
+    make_ready()
     if options.loadbalance:
         options = replace(options, config=[_share(options.config)])
-    pipeline = _build(options)
-    _say(options, f"Configurations: {_configurations(options)}.")
+    loaded = load_files(options)
+    complain(*loaded.pipeline.problems)
+    options = _with_settings(options, loaded.pipeline.settings)
+    say(options, f"Configurations: {_configurations(options)}.")
     if options.workers > 1 and options.bus == "memory":
         raise ConfigError([Problem(None, "--workers", "several processes cannot share a bus in memory", "leave out --bus memory")])
-    return asyncio.run(_ending(_parent(options, pipeline) if options.workers > 1 else _single(options, pipeline)))
+    if options.workers > 1:
+        complain(*divided(loaded.pipeline))
+        from karez.cli.processes import parent
+
+        return asyncio.run(ending(parent(options, loaded)))
+    return asyncio.run(ending(_single(options, loaded)))
 
 
-async def _ending(work: Coroutine[Any, Any, int]) -> int:
+def divided(pipeline: Pipeline) -> Iterator[Problem]:
+    """A warning for each aggregator that is wrong when it has only its share of the records."""
+    for node in pipeline.aggregators.values():
+        if isinstance(node.role, Aggregator) and node.role.needs_all_records and node.entry is not None:
+            reason = f"`{node.name}` needs all records, and with --workers each process gets a share"
+            yield Problem(node.entry.place, node.entry.path, reason, "run it alone, without --workers", Severity.WARNING)
+
+
+async def ending(work: Coroutine[Any, Any, int]) -> int:
     """Do it, and leave; a plugin that does not end when it is told to is not waited for."""
     failure: BaseException | None = None
     code = 0
+    asyncio.get_running_loop().set_exception_handler(_say_lost)
     try:
         code = await work
     except Exception as error:
@@ -68,18 +85,35 @@ async def _ending(work: Coroutine[Any, Any, int]) -> int:
     return code
 
 
-def _arm() -> None:
+def _say_lost(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What went wrong where nobody waits for it: said once, with the name of the task."""
+    task = context.get("task") or context.get("future")
+    name = task.get_name() if isinstance(task, asyncio.Task) else "the event loop"
+    logging.getLogger("karez").error("%s: %s", name, context["message"], exc_info=context.get("exception"))
+
+
+def make_ready() -> None:
+    """Set what tests set by variables of the environment."""
     if where := os.environ.get("KAREZ_CRASH_AT"):
         try:
             crashpoints.arm(where)
         except ValueError as error:
             raise ConfigError([Problem(None, "KAREZ_CRASH_AT", str(error))]) from None
+    if scale := os.environ.get("KAREZ_TIME_SCALE"):
+        try:
+            patience.shorten(scale)
+        except ValueError as error:
+            raise ConfigError([Problem(None, "KAREZ_TIME_SCALE", str(error))]) from None
 
 
-def _build(options: DeployOptions) -> Pipeline:
-    pipeline = Pipeline.build(configurations.load(options.config), Registry(options.plugins), strict=options.strict)
-    complain(*pipeline.problems)
-    return pipeline
+def _with_settings(options: DeployOptions, settings: Settings) -> DeployOptions:
+    """What the command line says, else what the configuration does."""
+    profile = Profile(
+        is_strict=(options.durability or settings.durability) == "strict",
+        manage=settings.manage_streams,
+        monitor=options.monitor or settings.monitor or "",
+    )
+    return replace(options, delivery=options.delivery or settings.delivery, profile=profile, start_deadline=settings.start_deadline)
 
 
 def _share(config: list[str]) -> str:
@@ -97,7 +131,7 @@ def _configurations(options: DeployOptions) -> str:
     return str([Path(name) if options.generation == 1 else str(name) for name in options.config])
 
 
-def _say(options: DeployOptions, text: str) -> None:
+def say(options: DeployOptions, text: str) -> None:
     """A start-up line, as the generation of the command line had it: in the log, or on the screen; one of several processes is silent."""
     if options.generation == 1:
         logging.getLogger().info(text)
@@ -106,12 +140,12 @@ def _say(options: DeployOptions, text: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _bus(options: DeployOptions, stop: _Stop) -> AsyncIterator[Bus]:
+async def on_bus(options: DeployOptions, signals: Signals) -> AsyncIterator[Bus]:
     """The bus that the options mean; with no address and nothing at the default one, a server of our own under it."""
     if options.bus == "memory":
         from karez.bus.memory import MemoryBus
 
-        _say(options, "Bus: in memory.")
+        say(options, "Bus: in memory.")
         bus: Bus = MemoryBus()
         await bus.open()
         try:
@@ -121,23 +155,24 @@ async def _bus(options: DeployOptions, stop: _Stop) -> AsyncIterator[Bus]:
         return
     from karez.bus.connecting import without_secrets
     from karez.bus.embedded import EmbeddedServer, is_listening
-    from karez.bus.nats import NatsBus
+    from karez.cli.connection import access, deployed_bus
 
-    address, server = options.nats_addr or NATS_ADDR, None
+    address, server, profile = options.nats_addr or NATS_ADDR, None, options.profile or Profile()
     if options.nats_addr is None and not is_listening():
-        server = EmbeddedServer(options.state_dir, keep=True)
+        server = EmbeddedServer(options.state_dir, sync="always" if profile.is_strict else "1s", keep=True)
         try:
             await server.start()
+            profile = server.profile(profile)
         except BusRefused:
             if not is_listening():  # else another process was faster with a server of its own
                 raise
             server = None
-    _say(options, f"NATS address: {without_secrets(address)}.")
-    bus = NatsBus(server.address if server else address, start_deadline=START_DEADLINE)
+    say(options, f"NATS address: {without_secrets(address)}.")
+    who = access(options.credentials, options.ca)
+    bus = deployed_bus(server.address if server else address, options.start_deadline, options.delivery, who, profile)
     bus.on_change = lambda connected, why: logging.getLogger("karez").log(logging.WARNING if connected else logging.ERROR, why)
     try:
-        await stop.unless(bus.open())
-        logging.getLogger("karez").info(bus.promise)
+        await signals.unless(bus.open())
         yield bus
     finally:
         await bus.close()
@@ -145,222 +180,68 @@ async def _bus(options: DeployOptions, stop: _Stop) -> AsyncIterator[Bus]:
             await server.stop()
 
 
-def _say_launched(options: DeployOptions, pipeline: Pipeline) -> None:
+def say_launched(options: DeployOptions, pipeline: Pipeline, bus: Bus) -> None:
+    """What runs, and what it means here that a record is acknowledged."""
     for kind in ("converter", "connector", "dispatcher", "aggregator"):
         number = len(pipeline.of(kind))
         if kind in (options.kinds or _ALL) and (number or options.generation == 2):
-            _say(options, f"Launched {number} {kind.title()}s.")
+            say(options, f"Launched {number} {kind.title()}s.")
+    say(options, f"{bus.promise[0].upper()}{bus.promise[1:]}.")
 
 
-class _StoppedEarly(KarezError):
-    """Stopped before the bus was there: nothing was started."""
-
-    exit_code = 0
-
-
-class _Stop:
-    """Set by the first SIGINT or SIGTERM; the second one ends the process at once."""
-
-    def __init__(self, is_child: bool = False) -> None:
-        self.event = asyncio.Event()
-        self.is_signal = False
-        loop = asyncio.get_running_loop()
-        if is_child:
-            # Ctrl-C reaches all processes of a terminal; the parent tells its own when to stop
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-        for number in (signal.SIGTERM,) if is_child else (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(NotImplementedError):  # Windows has no handlers in the loop; Ctrl-C raises there
-                loop.add_signal_handler(number, self._on_signal)
-
-    async def unless(self, start: Coroutine[Any, Any, None]) -> None:
-        """Wait for what may take long; raises `_StoppedEarly` at a signal."""
-        starting, stopping = asyncio.ensure_future(start), asyncio.ensure_future(self.event.wait())
-        await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if not starting.done():
-            starting.cancel()
-            await asyncio.gather(starting, return_exceptions=True)
-            raise _StoppedEarly
-        await starting
-
-    def _on_signal(self) -> None:
-        if self.is_signal:
-            complain("karez: second signal: stopping at once; what was not stored stays on the bus")
-            os._exit(130)
-        self.is_signal = True
-        self.event.set()
-
-
-async def _single(options: DeployOptions, pipeline: Pipeline, report: Connection | None = None, since: dict[str, int] | None = None) -> int:
+async def _single(options: DeployOptions, loaded: Loaded) -> int:
     """All in this process."""
-    stop = _Stop(is_child=report is not None)
-    failure: BaseException | None = None
-    async with _bus(options, stop) as bus:
-        async with deploy(pipeline, bus, options.kinds or _ALL, since=since) as deployment:
-            _say_launched(options, pipeline)
-            waits = [asyncio.create_task(stop.event.wait())]
-            failing = asyncio.create_task(deployment.failed()) if deployment.workers else None
-            view = asyncio.create_task(_watch(bus)) if options.live else None
-            await asyncio.wait([*waits, *([failing] if failing else [])], timeout=options.for_seconds, return_when=asyncio.FIRST_COMPLETED)
-            if failing is not None and failing.done():
-                failure = failing.result()
-            for task in (*waits, failing, view):
-                if task is not None:
-                    task.cancel()
-            await asyncio.gather(*(task for task in (*waits, failing, view) if task), return_exceptions=True)
+    signals = Signals()
+
+    async def beside(bus: Bus, deployment: Deployment) -> None:
+        async def apply(new: Loaded) -> list[dict[str, Any]]:
+            return [await reload(deployment, new)]
+
+        await Reloads(options, deployment.id, loaded, apply).run(bus, signals.hangup)
+
+    snapshot, waiting = await run_roles(options, loaded.pipeline, (signals, beside))
+    return account([snapshot], waiting, exact=options.for_seconds is not None and not signals.is_signal)
+
+
+async def run_roles(
+    options: DeployOptions, pipeline: Pipeline, told: tuple[Signals, Beside], since: dict[str, int] | None = None
+) -> tuple[dict[str, Any], dict[str, bool]]:
+    """Run the roles until the signals say so; their last counts, and for which aggregators records still lie on the bus."""
+    signals = told[0]
+    async with on_bus(options, signals) as bus:
+        kinds = options.kinds or _ALL
+        async with watching(pipeline.settings.watchdog), deploy(pipeline, bus, kinds, since=since) as deployment:
+            signals.on_orphaned = deployment.hurry
+            say_launched(options, pipeline, bus)
+            failure = await _until_stopped(options, bus, deployment, told)
         snapshot = deployment.snapshot()
-        waiting = await deployment.waiting() if bus.is_connected else dict.fromkeys(pipeline.aggregators, True)
-    if report is not None:
-        with contextlib.suppress(OSError):  # the parent was killed
-            report.send((snapshot, waiting))
-            report.close()
+        waiting = await deployment.waiting() if bus.is_connected else dict.fromkeys(deployment.pipeline.aggregators, True)
+    if isinstance(failure, KarezError):
+        raise failure
     if failure is not None:
-        if isinstance(failure, KarezError):
-            raise failure
-        raise RuntimeError("a worker ended by itself") from failure
-    if report is not None:
-        return 0
-    return _account([snapshot], waiting, exact=options.for_seconds is not None and not stop.is_signal)
+        raise RuntimeError("the runtime failed") from failure
+    return snapshot, waiting
 
 
 _ALL = frozenset({"dispatcher", "connector", "converter", "aggregator"})
 
 
-def _account(snapshots: list[dict[str, Any]], waiting: dict[str, bool], exact: bool) -> int:
-    """Print what was collected and what became of it; 1 if anything is lost, or, where it must be exact, still under way."""
-    accounts = balances(snapshots, waiting)
-    collected = sum(sum(worker["emitted"].values()) for snapshot in snapshots for worker in snapshot["workers"])
-    before = sum(worker["dead"] for snapshot in snapshots for worker in snapshot["workers"] if worker["kind"] != "aggregator")
-    kinds = {worker["kind"] for snapshot in snapshots for worker in snapshot["workers"]}
-    if not accounts or "connector" not in kinds:
-        print(f"collected {collected}, stored {sum(account.stored for account in accounts)}, dead letters {before}", flush=True)
-        return 0
-    for account in accounts:
-        rest = "; other processes store for it as well" if account.is_shared else f", lost {account.open}"
-        rest = f", on the bus {account.open}" if account.waits and not account.is_shared else rest
-        print(
-            f"{account.aggregator}: collected {account.collected}, stored {account.stored}, dead letters {account.dead}{rest}", flush=True
-        )
-    total = _total(accounts)
-    own = [account for account in accounts if not account.is_shared]
-    lost = sum(account.open for account in own if not account.waits)
-    waits = sum(account.open for account in own if account.waits)
-    later = f" ({waits} wait on the bus for the next start)" if waits else ""
-    later += " (with other processes, each counts its own part)" if len(own) < len(accounts) else ""
-    print(f"collected {total[0] + before}, stored {total[1]}, dead letters {total[2] + before}, lost {lost}{later}", flush=True)
-    return 1 if lost or (exact and waits) else 0
+async def _until_stopped(options: DeployOptions, bus: Bus, deployment: Deployment, told: tuple[Signals, Beside]) -> BaseException | None:
+    """Wait for the stop, the end of the time, or a failure, which is returned."""
+    signals, beside = told
+    stopping = asyncio.create_task(signals.stop.wait(), name="stop")
+    failing = asyncio.create_task(deployment.failed(), name="failure")
+    going = asyncio.create_task(beside(bus, deployment), name="reloads")
+    tasks: list[asyncio.Task[Any]] = [stopping, failing, going]
+    if options.live:
+        tasks.append(asyncio.create_task(watch(bus), name="live"))
+    done, _ = await asyncio.wait([stopping, failing, going], timeout=options.for_seconds, return_when=asyncio.FIRST_COMPLETED)
+    failure = failing.result() if failing in done else going.exception() if going in done else None
+    await end(tasks)
+    return failure
 
 
-def _total(accounts: list[Balance]) -> tuple[int, int, int]:
-    """Where every aggregator was to get the same number, that is what was collected; else the sums over them."""
-    if len({account.collected for account in accounts}) == 1:
-        return accounts[0].collected, min(account.stored for account in accounts), max(account.dead for account in accounts)
-    return sum(a.collected for a in accounts), sum(a.stored for a in accounts), sum(a.dead for a in accounts)
+async def watch(bus: Bus) -> None:
+    from karez.cli import view
 
-
-async def _watch(bus: Bus) -> None:
-    from karez.cli.view import watch
-
-    await watch(bus)
-
-
-# -- several processes
-
-
-class _Processes:
-    """The processes that share the work."""
-
-    def __init__(self, options: DeployOptions, since: dict[str, int]) -> None:
-        self._options = options
-        self._since = since
-        self._context = multiprocessing.get_context("spawn")
-        self._pipes: dict[Any, Connection] = {}
-        self.has_died = False
-        """Whether one was replaced: what it had counted is gone with it."""
-
-    @property
-    def pids(self) -> list[int]:
-        """Their numbers."""
-        return [process.pid for process in self._pipes]
-
-    def spawn(self) -> None:
-        """Start one."""
-        ours, theirs = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=_worker, args=(self._options, theirs, self._since), name="karez worker")
-        process.start()
-        theirs.close()
-        self._pipes[process] = ours
-
-    async def replace_dead(self) -> int:
-        """Start another one for each that ended; the exit code, if it says that another one would end as well."""
-        for process in [process for process in self._pipes if not process.is_alive()]:
-            self._pipes.pop(process).close()
-            if process.exitcode in (2, 3, 4, 6):
-                return int(process.exitcode)
-            complain(f"karez: process {process.pid} ended with {process.exitcode}; another one is started")
-            self.has_died = True
-            await asyncio.sleep(_RESPAWN_AFTER)
-            self.spawn()
-        return 0
-
-    async def stop(self) -> list[Any]:
-        """Let them drain; what each reports at its end."""
-        for process in self._pipes:
-            process.terminate()
-        results = await asyncio.gather(*(asyncio.to_thread(_result, process, pipe) for process, pipe in self._pipes.items()))
-        return [result for result in results if result is not None]
-
-
-async def _parent(options: DeployOptions, pipeline: Pipeline) -> int:
-    """Keep `options.workers` processes alive; the server, if it is ours, outlives them."""
-    stop = _Stop()
-    code = 0
-    async with _bus(options, stop) as bus:
-        shared = replace(options, nats_addr=getattr(bus, "address", NATS_ADDR), workers=1, live=False, for_seconds=None)
-        processes = _Processes(shared, await last_places(pipeline, bus))
-        for _ in range(options.workers):
-            processes.spawn()
-        _say_launched(options, pipeline)
-        _say(options, f"Launched {options.workers} processes: {', '.join(map(str, processes.pids))}.")
-        view = asyncio.create_task(_watch(bus)) if options.live else None
-        end = time.monotonic() + options.for_seconds if options.for_seconds is not None else float("inf")
-        while not code and not stop.event.is_set() and time.monotonic() < end:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.event.wait(), min(0.2, max(end - time.monotonic(), 0.0)))
-            code = await processes.replace_dead()
-        if view is not None:
-            view.cancel()
-        reports = await processes.stop()
-    if code or not reports:
-        return code
-    waiting = {name: all(found[name] for _, found in reports) for name in pipeline.aggregators}
-    if processes.has_died:
-        reports[0][0]["peers"]["killed"] = list(pipeline.aggregators)
-    return _account([snapshot for snapshot, _ in reports], waiting, exact=options.for_seconds is not None and not stop.is_signal)
-
-
-def _result(child: Any, pipe: Connection) -> Any:
-    """What a process reports at its end; nothing if it was killed."""
-    try:
-        return pipe.recv() if pipe.poll(60) else None
-    except EOFError:
-        return None
-    finally:
-        child.join(30)
-
-
-def _worker(options: DeployOptions, report: Connection, since: dict[str, int]) -> None:
-    """One of several processes."""
-    from karez.cli import guarded
-
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: drain when the parent is gone
-    log.setup(options.logging_level, options.generation, options.rotation, part=str(os.getpid()))
-    _arm()
-
-    def work() -> None:
-        sys.exit(asyncio.run(_ending(_single(replace(options, generation=0), _build(options), report, since))))
-
-    guarded(work)
+    await view.watch(bus)

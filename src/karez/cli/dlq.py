@@ -1,192 +1,239 @@
-"""`karez dlq`: list, show, replay and purge dead letters."""
+"""`karez dlq`: list, show, edit, replay and purge dead letters, of a deployment that runs or of one that is stopped."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
 
-from karez.bus import Bus, Durable, Message
-from karez.bus.nats import NatsBus
-from karez.bus.topology import DEAD, aggregator_durable, category_subject, converter_durable, converter_subject, dead_subject, task_subject
+from karez.bus import Bus
+from karez.bus.topology import DEAD
 from karez.cli import complain
+from karez.cli.connection import bus_or_state
 from karez.cli.log import printable
-from karez.errors import BusRefused, KarezError
-from karez.records import CONTENT_TYPE, TEXT, as_json, category_of, decode_lines
-from karez.workers import IDS, ONLY
+from karez.dead_letters import Choice, Group, Letter, NotRepaired, NoWay, chosen, counted, from_lines, one, replace, with_values
+from karez.dead_letters import replay as hand_out
+from karez.records import as_json, from_json
+
+_LONGEST_ERROR = 120
+Answer = TypeVar("Answer")
 
 
-class NoLetter(KarezError):
-    """There is no such dead letter."""
+@dataclass(frozen=True)
+class Asked:
+    """Which dead letters, and where they are."""
 
-    exit_code = 1
-
-
-class NoWay(KarezError):
-    """A dead letter cannot go back."""
-
-    exit_code = 1
+    choice: Choice = field(default_factory=Choice)
+    nats_addr: str | None = None
+    state_dir: str = ".karez"
 
 
-def list_(nats_addr: str, role: str | None, limit: int, json: bool) -> int:
+@dataclass(frozen=True)
+class Changes:
+    """What an edited letter becomes: these values in all records, or the lines of a file; else what the editor makes of it."""
+
+    values: Sequence[str] = ()
+    file: str | None = None
+
+
+def list_(asked: Asked, limit: int, json: bool) -> int:
     """Number, time, role, reason and error of each."""
 
     async def work(bus: Bus) -> int:
         count = 0
-        async for letter in _letters(bus, role):
+        rows: list[Letter] = []
+        async for letter in chosen(bus, asked.choice):
             count += 1
             if count > limit:
                 continue
-            about = _about(letter)
             if json:
-                print(as_json(about).decode())
+                print(as_json(letter.about()).decode())
             else:
-                at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(about["at"]))
-                what = f"{about['stage']}  {about['reason']}  {about['records']} records  {about['error'][:120]}"
-                print(printable(f"{about['seq']:>6}  {at}  {what}"))
+                rows.append(letter)
         if not json:
+            _print_table([("seq", "at", "role", "reason", "records", "given", "error"), *map(_row, rows)] if rows else [])
             more = f" ({count - limit} more, see --limit)" if count > limit else ""
             print(f"{count} dead letters{more}" if count else "no dead letters")
         return 0
 
-    return _with_bus(nats_addr, work)
+    return _on_bus(asked, work)
 
 
-def show(nats_addr: str, seq: int) -> int:
+def count(asked: Asked, by: str, json: bool) -> int:
+    """How many there are with each value of a field."""
+
+    async def work(bus: Bus) -> int:
+        groups = await counted(bus, asked.choice, by)
+        if json:
+            for group in groups:
+                print(as_json(_as_dict(group, by)).decode())
+        elif groups:
+            rows = [(str(group.letters), str(group.records), _time(group.first), _time(group.last), group.value) for group in groups]
+            _print_table([("letters", "records", "first", "last", by), *rows])
+        else:
+            print("no dead letters")
+        return 0
+
+    return _on_bus(asked, work)
+
+
+def show(asked: Asked, seq: int, json: bool) -> int:
     """All that is known of one, and its records."""
 
     async def work(bus: Bus) -> int:
-        letter = await _letter(bus, seq)
-        for key, value in _about(letter).items():
-            print(printable(f"{key}: {value}"))
+        letter = await one(bus, seq)
+        if json:
+            print(as_json({**letter.about(), "body": letter.records}).decode())
+            return 0
+        for key, value in letter.about().items():
+            print(printable(f"{key}: {_time(value) if key in ('at', 'first_seen') else value}"))
         print()
-        for record in _records(letter):
+        for record in letter.records:
             print(printable(record if isinstance(record, str) else as_json(record).decode()))
         return 0
 
-    return _with_bus(nats_addr, work)
+    return _on_bus(asked, work)
 
 
-def replay(nats_addr: str, seqs: list[int], all: bool, role: str | None, to: str | None) -> int:
+def edit(asked: Asked, seq: int, changes: Changes) -> int:
+    """Put a repaired letter in the place of one; it keeps the ids of its records."""
+    # the editor may be open for hours: no connection waits for it
+    letter: Letter = asyncio.run(_asked(asked, lambda bus: one(bus, seq)))
+    text = None
+    if changes.values:
+        records = with_values(letter, dict(map(_assignment, changes.values)))
+    else:
+        text = _read(changes.file) if changes.file else _edited(letter)
+        try:
+            records = from_lines(letter, text)
+        except NotRepaired as error:
+            raise NotRepaired(f"{error}{_kept(text, changes)}") from None
+
+    async def work(bus: Bus) -> int:
+        try:
+            new = await replace(bus, await one(bus, seq), records)
+        except NotRepaired as error:
+            raise NotRepaired(f"{error}{_kept(text, changes)}") from None
+        print(f"dead letter {seq} is {new} now; `karez dlq replay {new}` hands it out again")
+        return 0
+
+    if records == letter.records and not letter.is_truncated:
+        print("nothing was changed")
+        return 0
+    return _on_bus(asked, work)
+
+
+def replay(asked: Asked, to: str | None) -> int:
     """Hand them out again, with the ids that they had; those that are handed out leave the list. 1 if one could not be."""
 
     async def work(bus: Bus) -> int:
         count, kept = 0, 0
-        for letter in await _chosen(bus, seqs, all, role):
+        async for letter in chosen(bus, asked.choice):
             try:
-                subject, headers = await way(bus, letter, to)
+                await hand_out(bus, letter, to)
             except NoWay as error:
                 complain(f"karez: {printable(str(error))}")
                 kept += 1
-                continue
-            # an id of its own: the stream knows the old one, and would take it for a repetition
-            await bus.publish(subject, letter.body, f"replay:{letter.seq}:{time.time_ns()}", headers)
-            await bus.delete(DEAD, letter.seq)
-            count += 1
+            else:
+                count += 1
         print(f"replayed {count} dead letters" + (f", kept {kept}" if kept else ""))
         return 1 if kept else 0
 
-    return _with_bus(nats_addr, work)
+    return _on_bus(asked, work)
 
 
-def purge(nats_addr: str, seqs: list[int], all: bool, role: str | None, yes: bool) -> int:
+def purge(asked: Asked) -> int:
     """Delete them for good."""
 
     async def work(bus: Bus) -> int:
-        chosen = await _chosen(bus, seqs, all, role) if yes else []
-        for letter in chosen:
+        count = 0
+        async for letter in chosen(bus, asked.choice):
             await bus.delete(DEAD, letter.seq)
-        print(f"purged {len(chosen)} dead letters")
+            count += 1
+        print(f"purged {count} dead letters")
         return 0
 
-    return _with_bus(nats_addr, work)
+    return _on_bus(asked, work)
 
 
-async def way(bus: Bus, letter: Message, to: str | None) -> tuple[str, dict[str, str]]:
-    """Where a dead letter goes back to, and its headers: the role that gave up on it, and no other one, unless `to` says where.
-
-    Raises `NoWay` where nobody would take it: the bus would keep it for nobody, and forget it.
-    """
-    if "Karez-Dlq-Truncated" in letter.headers:
-        raise NoWay(f"dead letter {letter.seq} is only the beginning of what was too large for the bus, so it cannot be replayed")
-    headers = {key: value for key, value in letter.headers.items() if key in (CONTENT_TYPE, IDS)}
-    headers["Karez-Replayed"] = str(letter.seq)
-    records = _records(letter)
-    category = letter.headers.get("Karez-Dlq-Category") or category_of(records[0] if records else "")
-    kind, _, name = letter.headers.get("Karez-Dlq-Stage", "").partition(".")
-    if to is not None:
-        if "." in to and to.startswith("karez."):
-            return to, headers
-        kind, name = "", to
-    if kind in ("aggregator", "") and await _exists(bus, aggregator_durable(name, category)):
-        return category_subject(category, "replay"), {**headers, ONLY: name}
-    if kind in ("converter", "") and await _exists(bus, converter_durable(name)):
-        return converter_subject(name), headers
-    if kind == "connector" and letter.headers.get("Karez-Dlq-Reason") == "decode":
-        return task_subject(name), headers
-    if kind == "connector":
-        raise NoWay(f"dead letter {letter.seq} comes from {kind} {name}, which reads and takes no records; say with --to who gets it")
-    raise NoWay(f"dead letter {letter.seq}: no {kind or 'aggregator or converter'} {name} was ever deployed on this bus to take it")
+# -- what is changed
 
 
-async def _exists(bus: Bus, durable: Durable) -> bool:
+def _assignment(text: str) -> tuple[str, Any]:
+    """`KEY=VALUE`, the value as JSON if it is any, as a text if not."""
+    key, sign, value = text.partition("=")
+    if not sign or not key:
+        raise NotRepaired(f"{text!r} is no assignment; write --set KEY=VALUE")
     try:
-        await bus.backlog(durable)
-    except BusRefused:
-        return False
-    return True
-
-
-async def _letters(bus: Bus, role: str | None) -> AsyncIterator[Message]:
-    async for letter in bus.read(DEAD):
-        stage = letter.headers.get("Karez-Dlq-Stage", "")
-        if role is None or role in (stage, stage.partition(".")[2]) or letter.subject == dead_subject(*role.partition(".")[::2]):
-            yield letter
-
-
-async def _letter(bus: Bus, seq: int) -> Message:
-    async for letter in bus.read(DEAD, seq):
-        if letter.seq == seq:
-            return letter
-        break
-    raise NoLetter(f"there is no dead letter {seq}; `karez dlq list` shows which there are")
-
-
-async def _chosen(bus: Bus, seqs: list[int], everything: bool, role: str | None) -> list[Message]:
-    if everything:
-        return [letter async for letter in _letters(bus, role)]
-    return [await _letter(bus, seq) for seq in seqs]
-
-
-def _records(letter: Message) -> list[Any]:
-    try:
-        return list(decode_lines(letter.body, letter.headers.get(CONTENT_TYPE) == TEXT))
+        return key, from_json(value)
     except ValueError:
-        return [letter.body.decode("utf-8", "replace")]
+        return key, value
 
 
-def _about(letter: Message) -> dict[str, Any]:
-    headers = letter.headers
-    return {
-        "seq": letter.seq,
-        "at": float(headers.get("Karez-Dlq-At", 0)),
-        "stage": headers.get("Karez-Dlq-Stage", ""),
-        "reason": headers.get("Karez-Dlq-Reason", ""),
-        "error": headers.get("Karez-Dlq-Error", ""),
-        "origin": headers.get("Karez-Dlq-Origin", ""),
-        "records": len(_records(letter)),
-        **({"truncated_from_bytes": int(headers["Karez-Dlq-Truncated"])} if "Karez-Dlq-Truncated" in headers else {}),
-    }
+def _read(path: str) -> str:
+    try:
+        return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise NotRepaired(f"{path} cannot be read: {error}") from error
 
 
-def _with_bus(address: str, work: Callable[[Bus], Awaitable[int]]) -> int:
-    async def connected() -> int:
-        bus = NatsBus(address, start_deadline=2, name="dlq")
-        await bus.open()
-        try:
-            return await work(bus)
-        finally:
-            await bus.close()
+def _edited(letter: Letter) -> str:
+    """What somebody made of it in the editor that VISUAL or EDITOR names."""
+    import click
 
-    return asyncio.run(connected())
+    try:
+        return click.edit(letter.text + "\n", extension=".txt" if letter.is_text else ".ndjson") or letter.text
+    except click.ClickException as error:
+        raise NotRepaired(f"{error.message}; --set and --file need no editor") from error
+
+
+def _kept(text: str | None, changes: Changes) -> str:
+    """Where what was written in the editor is found again: somebody may have worked on it for long."""
+    if text is None or changes.file:
+        return ""
+    with tempfile.NamedTemporaryFile("w", suffix=".ndjson", prefix="karez-dlq-", delete=False, encoding="utf-8") as file:
+        file.write(text)
+    return f"\nwhat you wrote is in {file.name}; correct it there and use --file"
+
+
+# -- how it is shown
+
+
+def _row(letter: Letter) -> tuple[str, ...]:
+    about = letter.about()
+    marks = " (edited)" if about["edited"] else ""
+    error = about["error"][:_LONGEST_ERROR]
+    numbers = str(about["records"]), str(about["deliveries"] or "")
+    return str(letter.seq), _time(letter.at), letter.stage, about["reason"] + marks, *numbers, error
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    rows = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _as_dict(group: Group, by: str) -> dict[str, Any]:
+    return {by: group.value, "letters": group.letters, "records": group.records, "first": group.first, "last": group.last}
+
+
+def _time(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S}"
+
+
+# -- where they are
+
+
+async def _asked(asked: Asked, work: Callable[[Bus], Awaitable[Answer]]) -> Answer:
+    async with bus_or_state(asked.nats_addr, asked.state_dir, "dlq") as bus:
+        return await work(bus)
+
+
+def _on_bus(asked: Asked, work: Callable[[Bus], Awaitable[int]]) -> int:
+    return asyncio.run(_asked(asked, work))

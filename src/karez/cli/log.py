@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import re
+import sys
 import time
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler, TimedRotatingFileHandler
 from pathlib import Path
+from typing import Any, TextIO
 
 from karez.errors import ConfigError, Problem
+from karez.secrecy import concealed
 
 LONGEST = 4096
 STORM = 20
@@ -37,7 +42,8 @@ _TIMES = {"minute": 60, "hour": 3600, "day": 86400, "week": 604800, "month": 259
 
 
 def redact(text: str) -> str:
-    """The text without what looks like a secret: passwords, tokens, Authorization, the user in a URL."""
+    """The text without the secrets of the configuration and what looks like one: passwords, tokens, Authorization, users in URLs."""
+    text = concealed(text)
     for pattern, instead in _SECRETS:
         text = pattern.sub(instead, text)
     return text
@@ -98,6 +104,52 @@ class Storm(logging.Filter):
         record.msg, record.args = record.getMessage()[:LONGEST] + text, ()
 
 
+class Lossy(logging.Handler):
+    """Goes before a handler: a line that cannot be written is dropped and counted, and the count is said when one can be again."""
+
+    dropped = 0
+    stream: Any
+
+    def emit(self, record: logging.LogRecord) -> None:
+        before = self.dropped
+        super().emit(record)
+        if before and self.dropped == before:
+            self.dropped = 0
+            text = f"{before} log lines could not be written"
+            super().emit(logging.LogRecord("karez", logging.WARNING, __file__, 0, text, (), None))
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        self.dropped += 1
+        stream = getattr(self, "stream", None)
+        if isinstance(self, logging.FileHandler) and stream is not None:
+            # what a full disk left in its buffer would be written half, and later; it is opened anew
+            self.stream = None
+            with contextlib.suppress(OSError, ValueError):
+                stream.close()
+
+
+class _ToScreen(Lossy, logging.StreamHandler[TextIO]):
+    pass
+
+
+class _BySize(Lossy, RotatingFileHandler):
+    pass
+
+
+class _ByTime(Lossy, TimedRotatingFileHandler):
+    pass
+
+
+def _keep_stderr() -> None:
+    """Where stderr was closed its number is free: let no file or connection get it, for the interpreter's last words to end up in."""
+    if sys.stderr is None:
+        while (number := os.open(os.devnull, os.O_WRONLY)) < 2:
+            pass
+        if number > 2:
+            os.close(number)
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+
+
 def setup(level: str, generation: int = 2, rotation: str | None = None, part: str = "") -> None:
     """Send log lines of this level to stderr, and with a rotation to `logs/<level>.log` too (`logs/<level>.<part>.log`).
 
@@ -108,7 +160,8 @@ def setup(level: str, generation: int = 2, rotation: str | None = None, part: st
     if number is None:
         there = ", ".join(name for name, value in levels.items() if value)
         raise ConfigError([Problem(None, "--logging-level", f"there is no level `{level}`", f"the levels are {there}")])
-    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    _keep_stderr()
+    handlers: list[logging.Handler] = [_ToScreen()]
     if rotation is not None:
         handlers.append(_file(Path("logs") / ".".join(filter(None, (level.lower(), part, "log"))), rotation))
     form = SafeFormatter(
@@ -133,9 +186,9 @@ def _file(path: Path, rotation: str) -> logging.Handler:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if size:
-            return RotatingFileHandler(path, maxBytes=size, backupCount=KEPT, encoding="utf-8", delay=True)
+            return _BySize(path, maxBytes=size, backupCount=KEPT, encoding="utf-8", delay=True)
         started = _first_time(path)
-        handler = TimedRotatingFileHandler(path, when="S", interval=seconds, backupCount=KEPT, encoding="utf-8", delay=True, utc=True)
+        handler = _ByTime(path, when="S", interval=seconds, backupCount=KEPT, encoding="utf-8", delay=True, utc=True)
     except OSError as error:
         raise ConfigError([Problem(None, "--logging-rotation", f"{path} cannot be written: {error.strerror}")]) from error
     if started is not None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from karez.bus.profile import Profile
 
 NATS_ADDR = "nats://localhost:4222"
 PLUGINS = ["plugins"]
@@ -24,6 +28,20 @@ class Bus(StrEnum):
 
     NATS = "nats"
     MEMORY = "memory"
+
+
+class Delivery(StrEnum):
+    """Whether a message that nobody takes at once is kept."""
+
+    AT_LEAST_ONCE = "at_least_once"
+    AT_MOST_ONCE = "at_most_once"
+
+
+class Durability(StrEnum):
+    """What an acknowledgement promises."""
+
+    BALANCED = "balanced"
+    STRICT = "strict"
 
 
 class Format(StrEnum):
@@ -63,6 +81,16 @@ class DeployOptions:
     live: bool = False
     state_dir: str = ".karez"
     strict: bool = False
+    credentials: str | None = None
+    ca: str | None = None
+    watch: bool = False
+    delivery: str | None = None
+    durability: str | None = None
+    monitor: str | None = None
+    start_deadline: float = 60.0
+    profile: Profile | None = None
+    """What is wanted of the bus and known of its server, by the options and the configuration together."""
+    """`None` when the user gave none: then the configuration says."""
 
 
 @dataclass

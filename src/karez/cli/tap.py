@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from karez.bus.nats import NatsBus
+from karez.cli.connection import bus_at
 from karez.cli.log import printable
 from karez.records import CONTENT_TYPE, TEXT, as_json, decode_lines
 
@@ -18,7 +18,7 @@ def run(subject: str, nats_addr: str, count: int | None, json: bool) -> int:
 
 
 async def _tap(subject: str, address: str, count: int | None, json: bool) -> None:
-    bus = NatsBus(address, start_deadline=2, name="tap")
+    bus = bus_at(address, "tap", is_stored=False)
     await bus.open()
     seen = 0
     try:

@@ -20,16 +20,16 @@ from karez.cli.options import StageOptions
 from karez.cli.stages import counted, plural
 from karez.errors import ConfigError, Problem
 from karez.pipeline import Node, Pipeline
-from karez.records import DEFAULT_CATEGORY, Failed, category_of
+from karez.records import DEFAULT_CATEGORY, META, Failed, category_of
 from karez.results import DeadLetters, Result, check_values
 from karez.roles import ListenConnector
 
-_WIDTH = 80
+_WIDTH = 90
 
 
 def run(options: StageOptions) -> int:
     """Run the named stages and print what the last of them made; 1 if a part of it failed."""
-    pipeline = load.pipeline(options.config, options.plugins)
+    pipeline = load.pipeline(options.config, options.plugins, partial=True)
     trial = Trial(options, pipeline)
     try:
         asyncio.run(trial.run())
@@ -54,6 +54,8 @@ class Trial:
     dead: list[DeadLetters] = field(default_factory=list)
     dropped: int = 0
     opened: set[Node] = field(default_factory=set)
+    came: set[str] = field(default_factory=set)
+    """the categories of what the last converter was given"""
 
     def __post_init__(self) -> None:
         options, pipeline = self.options, self.pipeline
@@ -140,6 +142,7 @@ class Trial:
         await self._open(converter)
         result = Result()
         made: list[Any] = []
+        self.came = {category_of(record) for record in self.made}
         for category, batch in step.by_category(self.made, DEFAULT_CATEGORY):
             work = step.convert(converter, batch, category, result)
             for _, records in await stages.guarded(converter, work, self.options.timeout):
@@ -174,7 +177,7 @@ class Trial:
         if self.options.output:
             _write(self.options.output, self.made)
         for item in self.made if self.options.all_records else self.made[:1]:
-            print(pretty(item))
+            print(pretty(self._shown(item)))
         lines = stages.lost_lines(self.failed, self.dead, None if self.options.verbose else stages.SHOWN)
         if self.made:
             more = (
@@ -188,6 +191,11 @@ class Trial:
         if self.dropped:
             lines.append(f"{counted(self.dropped, 'record')} dropped by converters or by `invalid: drop`")
         complain(*lines)
+
+    def _shown(self, item: Any) -> Any:
+        """What a converter made without the category, if that is still the one that it was given."""
+        same = self.came and isinstance(item, dict) and item.get(META) == {"category": category_of(item)} and category_of(item) in self.came
+        return {key: value for key, value in item.items() if key != META} if same else item
 
     def _why(self) -> str:
         if self.failed or self.dead:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from karez.bus.nats import NatsBus
+from karez.cli.connection import bus_at
 from karez.cli.view import watch
 
 
@@ -17,7 +17,7 @@ def run(nats_addr: str) -> int:
 
 
 async def _watch(address: str) -> None:
-    bus = NatsBus(address, start_deadline=2, name="top")
+    bus = bus_at(address, "top", is_stored=False)
     await bus.open()
     try:
         await watch(bus)

@@ -12,14 +12,18 @@ from karez.bus import Bus
 from karez.bus.topology import STATUS
 from karez.cli.log import printable
 from karez.errors import BusError
+from karez.presence import disagreements
 from karez.records import from_json
 from karez.roles import KINDS
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.table import Table
 
 _STALE = 5.0
 _LINE_EVERY = 5.0
+_MOST_NAMED = 5
+_MOST_LINES = 8
 
 
 async def ask_fleet(bus: Bus, wait: float = 0.4) -> list[dict[str, Any]]:
@@ -55,6 +59,36 @@ def rows(fleet: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             if worker["last_error_at"] >= row["last_error_at"]:
                 row["last_error"], row["last_error_at"] = worker["last_error"], worker["last_error_at"]
     return [found[key] for key in sorted(found, key=lambda key: (KINDS.index(key[0]), key[1]))]
+
+
+def troubles(fleet: Sequence[dict[str, Any]]) -> list[str]:
+    """What is wrong with the fleet, a line each; what several processes say alike is one line."""
+    said: dict[str, list[str]] = {}
+    for snapshot in fleet:
+        for words in _wrong(snapshot):
+            said.setdefault(words, []).append(str(snapshot["process"]))
+    return [printable(text) for text in (*_differences(fleet), *(f"{_some(who)}: {words}" for words, who in said.items()))]
+
+
+def _wrong(snapshot: dict[str, Any]) -> list[str]:
+    degraded = [f"degraded: {role} dies again and again; the log says of what" for role in snapshot.get("degraded", [])]
+    trouble = [str(snapshot["trouble"])] if snapshot.get("trouble") else []
+    return [*degraded, *trouble, *(f"gap: {gap}" for gap in snapshot.get("gaps", []))]
+
+
+def _differences(fleet: Sequence[dict[str, Any]]) -> list[str]:
+    """Processes may run different parts on purpose; a part that several know must be the same in all of them."""
+    roles: dict[str, list[str]] = {}
+    for role, groups in disagreements(fleet).items():
+        roles.setdefault(" | ".join(map(_some, groups)), []).append(role)
+    return [
+        f"warning: different options for {_some(names)} ({who}); `karez reload` lets all read their configuration again"
+        for who, names in roles.items()
+    ]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else "")
 
 
 _SUMS = ("rate", "tasks", "records", "stored", "stored_backlog", "dropped", "dead", "failed", "skipped", "errors")
@@ -102,16 +136,34 @@ async def watch(bus: Bus) -> None:
     from rich.console import Console
 
     console = Console()
-    since = time.time()
     if not console.is_terminal:
-        while True:
-            await asyncio.sleep(_LINE_EVERY)
-            with contextlib.suppress(BusError):  # the log says that the bus is away
-                print(line(await ask_fleet(bus, 0.2), since), flush=True)
+        await _print_lines(bus)
     from rich.live import Live
 
     with Live(console=console, auto_refresh=False) as live:
         while True:
             with contextlib.suppress(BusError):
-                live.update(table(await ask_fleet(bus, 0.3)), refresh=True)
+                live.update(_picture(await ask_fleet(bus, 0.3)), refresh=True)
             await asyncio.sleep(0.5)
+
+
+async def _print_lines(bus: Bus) -> None:
+    since = time.time()
+    told: list[str] = []
+    while True:
+        await asyncio.sleep(_LINE_EVERY)
+        with contextlib.suppress(BusError):  # the log says that the bus is away
+            fleet = await ask_fleet(bus, 0.2)
+            found = troubles(fleet)
+            print("\n".join([line(fleet, since), *(text for text in found if text not in told)]), flush=True)
+            told = found
+
+
+def _picture(fleet: Sequence[dict[str, Any]]) -> Group:
+    """The table, and below it what is wrong, as much of it as leaves room for the table."""
+    from rich.console import Group
+    from rich.text import Text
+
+    found = troubles(fleet)
+    rest = [f"{len(found) - _MOST_LINES} more; `karez status` shows all"] if len(found) > _MOST_LINES else []
+    return Group(table(fleet), *(Text(text, style="red") for text in [*found[:_MOST_LINES], *rest]))

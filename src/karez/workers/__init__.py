@@ -17,15 +17,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from karez import step
-from karez.bus import Bus, Subscription
+from karez.bus import Bus, Message, Subscription
 from karez.bus.topology import category_subject, converter_subject, data_stream, streams, task_subject
 from karez.crashpoints import passing
-from karez.errors import BusError, NotConnected
+from karez.errors import BusError, BusRefused, NotConnected
+from karez.ledger import Ledger
 from karez.pipeline import Node
 from karez.records import CATEGORY, CONTENT_TYPE, DEADLINE, TEXT, Record, Task, derived_id, encode_lines, encode_task
 from karez.results import DeadLetters, Emission, Result
 from karez.roles import RESERVED_CATEGORIES
-from karez.state import Ledger, store
+from karez.state import store
 from karez.workers.letters import IDS, ONLY, RESERVE, bury, one_line
 
 __all__ = ["IDS", "ONLY", "Counts", "Shared", "Worker"]
@@ -33,6 +34,7 @@ __all__ = ["IDS", "ONLY", "Counts", "Shared", "Worker"]
 log = logging.getLogger("karez")
 
 _OPEN_TIMEOUT = 60.0
+_REFUSED_FOR = 60.0  # then it is asked again: rights may have been given
 _CATEGORY = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
 
 
@@ -65,17 +67,31 @@ class Shared:
         self.ledger = ledger
         self.categories: set[str] = set()
         self._gate = asyncio.Lock()
+        self._refused: dict[str, tuple[str, float]] = {}
 
-    async def ensure(self, category: str) -> bool:
-        """Make a stream for a category that no option told of; false if it cannot be one."""
+    async def refusal(self, category: str) -> str:
+        """Make a stream for a category that no option told of; if it cannot have one, why."""
         if category in RESERVED_CATEGORIES or not _CATEGORY.match(category):
-            return False
+            return f"`{category}` cannot be a category"
         async with self._gate:
-            if category not in self.categories:
-                await self.bus.declare([stream for stream in streams([category]) if stream.name == data_stream(category)], [])
-                self.categories.add(category)
-                log.warning("no aggregator here takes the category `%s`: its records pass the bus and are kept by nobody", category)
-        return True
+            why, when = self._refused.get(category, ("", 0.0))
+            if category in self.categories or (why and time.monotonic() - when < _REFUSED_FOR):
+                return why
+            try:
+                await self._make_stream(category)
+            except BusRefused as error:
+                why = f"nobody said that there is a category `{category}`, and the bus does not let us make it: {error}"
+                self._refused[category] = (why, time.monotonic())
+                return why
+            self.categories.add(category)
+            log.warning("no aggregator here takes the category `%s`: its records pass the bus and are kept by nobody", category)
+        return ""
+
+    async def _make_stream(self, category: str) -> None:
+        stream = next(stream for stream in streams([category]) if stream.name == data_stream(category))
+        # who may not even look may not publish there either, and what is declared is watched from then on
+        if await self.bus.stream_state(stream.name) is None:
+            await self.bus.declare([stream], [])
 
 
 class Worker(ABC):
@@ -89,6 +105,8 @@ class Worker(ABC):
         self.counts = Counts()
         self.stopping = asyncio.Event()
         self.is_open = False
+        self.is_leaving = False
+        """Whether it ends by itself, when it is through with what it is at."""
         self.together: list[Worker] = [self]
         """This worker and those of the converters that its role's records are handed to directly: all of them have to be open."""
         self.log = logging.getLogger(f"karez.{node.kind}.{node.name}")
@@ -106,6 +124,11 @@ class Worker(ABC):
         """The loop; when it ends before `stop`, that is a bug of the runtime."""
         assert self._task is not None
         return self._task
+
+    @property
+    def is_started(self) -> bool:
+        """Whether it began; one whose predecessor died waits for a while."""
+        return self._task is not None
 
     def start(self) -> None:
         """Begin to work."""
@@ -190,7 +213,9 @@ class Worker(ABC):
         """Note an error of the connection: 0.25 s, doubling to 30 s, or what the far side asked for."""
         delay = min(30.0, 0.25 * 2**self._failures) * random.uniform(0.8, 1.2)
         self._failures = min(self._failures + 1, 10)
-        self._retry_at = time.monotonic() + max(delay, getattr(error, "retry_after", None) or 0.0)
+        # what was asked for is obeyed, and a little more, so that not all come back at the same moment
+        asked = (getattr(error, "retry_after", None) or 0.0) * random.uniform(1.0, 1.1)
+        self._retry_at = time.monotonic() + max(delay, asked)
         if self._failures == 1:
             self.log.warning("%s; trying again", one_line(str(error)))
         self.note(error)
@@ -223,22 +248,23 @@ class Worker(ABC):
 
     # -- storing what was made
 
-    async def keep(self, result: Result, origin: str, deadline: str = "") -> None:
+    async def keep(self, result: Result, origin: str, message: Message | None = None) -> None:
         """Store everything that a task or a message became; returns when all of it is safe.
 
-        Ids are derived from the id of what it came from, so that doing it again adds nothing.
+        Ids are derived from `origin`, the id of what it came from, so that doing it again adds nothing.
         """
         counts = self.counts
+        deadline = message.headers.get(DEADLINE, "") if message is not None else ""
         counts.dropped += result.dropped
         messages = []
         for emission in result.emissions:
             known = emission.kind != "category" or emission.name in self.shared.categories
-            if known or await self.shared.ensure(emission.name):
-                messages += self._messages(emission, origin, deadline, result)
-            else:
-                reason = f"`{emission.name}` cannot be a category"
+            if not known and (reason := await self.shared.refusal(emission.name)):
                 result.dead.append(DeadLetters(self.node.kind, emission.source, "category", reason, emission.records))
+            else:
+                messages += self._messages(emission, origin, deadline, result)
         for index, dead in enumerate(result.dead):
+            dead.message = message
             await self.dead_letter(dead, f"{origin}:{index}")
         under_way = [await self.bus.begin(subject, body, id, headers) for subject, body, id, headers, _, _ in messages]
         for (subject, body, id, headers, category, count), future in zip(messages, under_way, strict=True):
@@ -315,7 +341,7 @@ class Worker(ABC):
         if self.counts.dead == len(dead.records):
             self.log.error("dead letters: %s: %s (karez dlq list)", dead.reason, one_line(dead.error))
         self.note(f"dead letter: {dead.reason}: {dead.error}")
-        await bury(self.bus, dead, origin, self.node.config.category if dead.kind == "aggregator" else "")
+        await bury(self.bus, dead, origin)
 
     # -- what others may know
 
@@ -364,7 +390,9 @@ class Worker(ABC):
 
     @property
     def state(self) -> str:
-        """`working`, `away` (the far side is), or `stopping`."""
+        """`working`, `away` (the far side is), `restarting` (after its loop died), or `stopping`."""
         if self.stopping.is_set():
             return "stopping"
+        if not self.is_started:
+            return "restarting"
         return "away" if self._failures else "working"

@@ -11,17 +11,25 @@ from karez import step
 from karez.bus import Message, Subscription
 from karez.bus.topology import aggregator_durable
 from karez.crashpoints import passing
+from karez.ending import end
 from karez.errors import BusError, NotConnected
 from karez.pipeline import Node
 from karez.records import CONTENT_TYPE, TEXT, Record, Records, decode_each, from_json
 from karez.results import DeadLetters
 from karez.workers import IDS, ONLY, Shared, Worker
+from karez.workers.crashes import Crashes, is_suspect, verdict
+from karez.workers.letters import by_message
+from karez.workers.overflow import make_room
 
 _WINDOW = 256
 _TRIES = 3
 _REJECTS_IN_A_ROW = 20
 _REMEMBERED = 20_000
-_WRITE_TIMEOUT = 120.0
+_FIRST_SHARE = 64  # of the most records: what the first write after an outage may hold
+
+
+class _Smaller(Exception):
+    """The batch is to be taken anew, with fewer records."""
 
 
 class AggregatorWorker(Worker):
@@ -29,7 +37,9 @@ class AggregatorWorker(Worker):
 
     def __init__(self, node: Node, shared: Shared) -> None:
         super().__init__(node, shared)
-        self.durable = aggregator_durable(node.name, node.config.category)
+        self.durable = aggregator_durable(node.name, node.config.category, node.config.ordered)
+        self._crashes = Crashes(self.bus, self.durable)
+        self._most: int = node.config.batch_records
         self.backlog_seq = 0
         self.drain = False
         self._waiting: deque[Message] = deque()
@@ -40,6 +50,8 @@ class AggregatorWorker(Worker):
         self._last: int | None = None
         self._rejected_in_a_row = 0
         self._broken: list[tuple[Message, list[str]]] = []
+        self._buried: set[int] = set()
+        self._in_hand: list[Message] = []
 
     @property
     def progress(self) -> int:
@@ -47,16 +59,20 @@ class AggregatorWorker(Worker):
 
     async def run(self) -> None:
         self._subscription = self._reader = await self.bus.subscribe(self.durable, _WINDOW)
+        detaches = self.node.config.on_overflow == "detach"
+        side = [asyncio.create_task(self.forever(lambda: make_room(self, self._reader, self.durable.stream)))] if detaches else []
         try:
             while not await self._is_over():
                 if not self._waiting:
                     self._waiting.extend(await self._reader.next(0.05 if self.stopping.is_set() else 0.25))
                     await self._linger()
+                    await self._put_suspects_last()
                 if self._waiting:
                     await self._deliver(self._take())
                 else:
                     self.counts.lag = 0
         finally:
+            await end(side)
             await self._reader.close()
             await self._reader.nak(list(self._waiting))
 
@@ -86,26 +102,35 @@ class AggregatorWorker(Worker):
             while (wait := end - time.monotonic()) > 0 and len(self._waiting) < _WINDOW and not self.stopping.is_set():
                 self._waiting.extend(await self._reader.next(min(wait, 0.25)))
 
+    async def _put_suspects_last(self) -> None:
+        """What may end the process comes after its neighbours, and what did so before comes after all others."""
+        suspects = [message for message in self._waiting if is_suspect(message)]
+        if suspects:
+            deadly = {message.seq for message in suspects if await self._crashes.known(message)}
+            suspects.sort(key=lambda message: message.seq in deadly)
+            self._waiting = deque([*(message for message in self._waiting if not is_suspect(message)), *suspects])
+
     def _take(self) -> tuple[Records, list[tuple[Message, int]]]:
-        """Records of the waiting messages up to `batch_records`, and how many came of which message."""
+        """Records of the waiting messages up to the most of a write, and how many came of which message."""
         records: list[Record] = []
         taken: list[tuple[Message, int]] = []
-        most: int = self.node.config.batch_records
-        while self._waiting and (not taken or len(records) < most):
+        while self._waiting and (not taken or len(records) < self._most):
             message = self._waiting.popleft()
             self.counts.lag = message.pending + len(self._waiting)
             self._newest = max(self._newest, message.seq)
-            done = message.deliveries > 1 and message.id in self._is_done
+            # it may also come again while it waits here: when the process was stopped as a whole, nobody told the bus of it
+            done = message.deliveries > 1 and (message.id in self._is_done or any(message.seq == other.seq for other, _ in taken))
             if done or message.headers.get(ONLY, self.node.name) != self.node.name:
                 taken.append((message, 0))
                 continue
-            if IDS in message.headers and taken:  # a replayed dead letter is written alone
+            alone = IDS in message.headers or is_suspect(message)
+            if alone and taken:
                 self._waiting.appendleft(message)
                 break
             found, broken = self._decode(message)
-            if broken:
+            if broken and message.seq not in self._buried:
                 self._broken.append((message, broken))
-            if IDS in message.headers:
+            if alone:  # a replayed dead letter, whose records keep their ids, or what may have ended the process
                 return Records(found, [(message.id, len(found))], _ids(message, len(found))), [(message, len(found))]
             records.extend(found)
             taken.append((message, len(found)))
@@ -116,16 +141,25 @@ class AggregatorWorker(Worker):
 
     async def _deliver(self, batch: tuple[Records, list[tuple[Message, int]]]) -> None:
         records, taken = batch
-        messages = [message for message, _ in taken]
+        messages = self._in_hand = [message for message, _ in taken]
         passing("aggregator", "taken")
         beat = asyncio.create_task(self._beat(messages))
         try:
             for message, lines in self._broken:
-                letters = DeadLetters("aggregator", self.node.name, "decode", "a line is no record", list(lines))
+                letters = self._letters("decode", "a line is no record", list(lines), [])
+                letters.message = message
                 await self.dead_letter(letters, message.id)
+                self._buried.add(message.seq)
             self._broken.clear()
-            again = taken[0][0].id if IDS in taken[0][0].headers else ""
-            dead = await self._write(records, again) if records else 0
+            first = taken[0][0]
+            again = first.id if IDS in first.headers else ""
+            if is_suspect(first):
+                dead = await self._write_suspect(first, records, again)
+            else:
+                dead = await self._write(records, again) if records else 0
+        except _Smaller:
+            self._waiting.extendleft(reversed(messages))
+            return
         except NotConnected:  # it is time to stop
             self._waiting.extendleft(reversed(messages))
             await self._reader.nak(list(self._waiting))
@@ -137,6 +171,7 @@ class AggregatorWorker(Worker):
         passing("aggregator", "written")
         await self._reader.ack(messages)
         passing("aggregator", "acknowledged")
+        self._buried.difference_update(message.seq for message in messages)
         self._count(records, taken, dead)
 
     def _count(self, records: Records, taken: list[tuple[Message, int]], dead: int) -> None:
@@ -164,24 +199,43 @@ class AggregatorWorker(Worker):
 
     # -- one write
 
+    async def _write_suspect(self, message: Message, records: Records, again: str) -> int:
+        """Write what may have ended the process: once it did so alone, record by record, until the culprit is known."""
+        dead = 0
+
+        async def work(part: slice) -> None:
+            nonlocal dead
+            dead += await self._write(records if part == slice(0, len(records)) else records.part(part.start, part.stop), again)
+
+        await self.ensure_open()
+        culprits = await self._crashes.survive(message, len(records), work)
+        if culprits:
+            named, ids = [records[place] for place in culprits], [records.ids[place] for place in culprits]
+            dead += await self._bury([self._letters("crash_loop", verdict(), named, ids)], again)
+        return dead
+
     async def _write(self, records: Records, again: str, halved: bool = False) -> int:
         """Write until all are stored or dead letters; returns how many died. Raises `NotConnected` when it is time to stop.
 
         `again` is the id of the message that brings dead letters back: with the ids of the old ones, new ones would pass for known.
         """
+        timeout: float = self.node.config.write_timeout
         # of a half there was a try already; what is left alone gets all of them, for no accident to make a dead letter of it
         tries = _TRIES - 1 if halved and len(records) > 1 else 0
         while True:
             await self.ensure_open()
             try:
-                async with asyncio.timeout(_WRITE_TIMEOUT) as limit:
+                async with asyncio.timeout(timeout) as limit:
                     dead = await step.write(self.node, records)
             except NotConnected as error:
-                await self.lost(error)
+                await self._away(error, records, halved, self.node.config.batch_records // _FIRST_SHARE)
                 continue
             except Exception as error:
                 if limit.expired():
-                    await self.lost(NotConnected(f"no answer to a write of {len(records)} records within {_WRITE_TIMEOUT:g} s"))
+                    slow = NotConnected(f"no answer to a write of {len(records)} records within {timeout:g} s")
+                    await self._away(slow, records, halved, len(records) // 2)
+                    if len(records) > 1:
+                        return await self._write_halves(records, again)
                     continue
                 self.note(error)
                 tries += 1
@@ -190,14 +244,25 @@ class AggregatorWorker(Worker):
                 if tries < _TRIES and not await self.pause(0.05 * tries):
                     continue
                 if len(records) > 1:
-                    half = len(records) // 2
-                    first = await self._write(records.part(0, half), again, True)
-                    return first + await self._write(records.part(half, len(records)), again, True)
-                dead = [DeadLetters("aggregator", self.node.name, "error", f"{type(error).__name__}: {error}", list(records), records.ids)]
+                    return await self._write_halves(records, again)
+                dead = [self._letters("error", f"{type(error).__name__}: {error}", list(records), records.ids)]
             if await self._is_flood(dead, records):
                 continue
             self.works()
+            self._most = min(2 * self._most, self.node.config.batch_records)
             return await self._bury(dead, again)
+
+    async def _write_halves(self, records: Records, again: str) -> int:
+        half = len(records) // 2
+        first = await self._write(records.part(0, half), again, True)
+        return first + await self._write(records.part(half, len(records)), again, True)
+
+    async def _away(self, error: NotConnected, records: Records, halved: bool, next_most: int) -> None:
+        """Close, and begin with little when it is back: what was away may be weak yet, and what is slow needs smaller writes."""
+        await self.lost(error)
+        self._most = max(1, min(self._most, next_most))
+        if len(records) > self._most and len(records.origins) > 1 and not halved:
+            raise _Smaller
 
     async def _is_flood(self, dead: list[DeadLetters], records: Records) -> bool:
         """Whether everything is rejected for a while now: that is no fault of the records, so they stay on the bus."""
@@ -211,9 +276,14 @@ class AggregatorWorker(Worker):
         await self.lost(NotConnected(f"it rejects everything: {dead[0].error}"))
         return True
 
+    def _letters(self, reason: str, error: str, records: list[Record], ids: list[str]) -> DeadLetters:
+        return DeadLetters("aggregator", self.node.name, reason, error, records, ids, self.node.config.category)
+
     async def _bury(self, dead: list[DeadLetters], again: str) -> int:
         for letters in dead:
-            await self.dead_letter(letters, ",".join([again, *letters.ids[:3]] if again else letters.ids[:3]))
+            letters.category = self.node.config.category
+            for part in by_message(letters, self._in_hand):
+                await self.dead_letter(part, ",".join([again, *part.ids[:3]] if again else part.ids[:3]))
         return sum(len(letters.records) for letters in dead)
 
     def snapshot(self) -> dict[str, Any]:
@@ -224,6 +294,6 @@ def _ids(message: Message, count: int) -> list[str] | None:
     """The ids that the records of a replayed dead letter had."""
     try:
         ids = from_json(message.headers[IDS])
-    except ValueError:
+    except (ValueError, KeyError):
         return None
     return ids if isinstance(ids, list) and len(ids) == count else None

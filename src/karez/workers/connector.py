@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import copy
 import time
-from collections import Counter
 from typing import Any
 
 from karez import step
 from karez.bus import Message
 from karez.bus.topology import connector_durable, outcome_subject
 from karez.crashpoints import passing
+from karez.ending import end
 from karez.errors import NotConnected
+from karez.freshness import point_name
 from karez.pipeline import Node
-from karez.records import DEADLINE, Entity, Failed, Record, Task, as_json, decode_task, derived_id
-from karez.results import Emission, Result, take
+from karez.records import DEADLINE, Entity, Failed, Task, as_json, decode_task
+from karez.results import DeadLetters, Result
 from karez.state import Outcome, task_origin
 from karez.workers import Shared, Worker
+from karez.workers.access import Access
+from karez.workers.crashes import CarefulFetch
 from karez.workers.deadlines import Deadlines
 from karez.workers.letters import bury_body, one_line
+from karez.workers.points import Points
+from karez.workers.turns import GivenUp
 
-__all__ = ["ConnectorWorker", "ListenWorker", "discover_subject", "outcome_subject"]
+__all__ = ["ConnectorWorker", "discover_subject", "outcome_subject"]
 
 _MAX_TIMEOUT = 300.0
 _TRIES = 3
+_WAITING = 256
 _STORING = 32  # tasks whose records are on their way to the bus: they hinder no fetch
-_REMEMBERED = 1000
 _SUSPECT_FOR = 30.0
 _MOST_SUSPECTS = 100
 _MOST_CULPRITS = 10
@@ -44,17 +47,26 @@ class ConnectorWorker(Worker):
     def __init__(self, node: Node, shared: Shared) -> None:
         super().__init__(node, shared)
         self._durable = connector_durable(node.name)
-        self._room = asyncio.Semaphore(node.config.concurrency)
         self._store_room = asyncio.Semaphore(_STORING)
         self._in_hand: dict[int, Message] = {}
         self._deadlines = Deadlines()
-        self._failing: dict[str, str] = {}
+        self._careful = CarefulFetch(self.bus, self._durable, node.name, self._fetch)
+        self._points = Points(self)
+        self._access = Access(self)
+        # those that wait for a device are in hand as well, and keep no other from it
+        self._room = asyncio.Semaphore(node.config.concurrency + (_WAITING if self._access.is_shared else 0))
         self._suspects: dict[bytes, float] = {}
+
+    async def stop(self, deadline: float) -> None:
+        self.stopping.set()
+        self._access.wake()
+        await super().stop(deadline)
 
     async def run(self) -> None:
         concurrency: int = self.node.config.concurrency
+        await self._careful.start()
         self._subscription = subscription = await self.bus.subscribe(self._durable, 2 * concurrency + _STORING)
-        loops = (lambda: self._beat(subscription), self._answer_discover, self._deadlines.watch)
+        loops = [lambda: self._beat(subscription), self._answer_discover, self._points.answer, self._deadlines.watch, *self._access.loops]
         side = [asyncio.create_task(self.forever(loop)) for loop in loops]
         tasks: set[asyncio.Task[None]] = set()
         try:
@@ -81,9 +93,8 @@ class ConnectorWorker(Worker):
             if tasks:
                 await asyncio.wait(tasks)
         finally:
-            for task in [*side, *tasks]:
-                task.cancel()
-            await asyncio.gather(*side, *tasks, return_exceptions=True)
+            await end([*side, *tasks])
+            await self._access.close()
             await subscription.nak(list(self._in_hand.values()))
 
     async def _beat(self, subscription: Any) -> None:
@@ -107,7 +118,7 @@ class ConnectorWorker(Worker):
         role: Any = self.node.role
         await self.ensure_open(time.monotonic() + 30)
         try:
-            async with asyncio.timeout(_MAX_TIMEOUT):
+            async with asyncio.timeout(_MAX_TIMEOUT), self._access.turn([], time.monotonic() + _MAX_TIMEOUT):
                 return list(await step.call(role, role.discover))
         except NotConnected as error:
             await self.lost(error)
@@ -143,17 +154,17 @@ class ConnectorWorker(Worker):
         task, result = read
         passing("connector", "fetched")
         try:
-            await self.keep(result, message.id, message.headers.get(DEADLINE, ""))
+            await self.keep(result, message.id, message)
         finally:
             self._store_room.release()
         passing("connector", "stored")
         self.counts.records += result.fetched
         if result.fetched:
             self.counts.last_record_at = time.time()
-        self._mark(result.failed, task.entities)
+        self._points.read(message, task, result)
         state = "ok" if not result.failed else "partial" if result.fetched else "error"
         reason = f"{len(result.failed)} entities failed" if result.failed else ""
-        failed = [[_key(item.entity), item.reason[:200]] for item in result.failed[:100]]
+        failed = [[point_name(item.entity), item.reason[:200]] for item in result.failed[:100]]
         return self._row(message, state, reason, records=result.fetched, expected=len(task.entities), failed=failed)
 
     def _row(self, message: Message, state: str, reason: str = "", **counted: Any) -> Outcome:
@@ -171,15 +182,16 @@ class ConnectorWorker(Worker):
         passing("connector", "taken")
         if end and task.window is None and time.time() * 1000 > end:
             self.counts.skipped += 1
+            self._points.expired(message)
             return self._row(message, "skipped", "expired", expected=len(task.entities))
         self.counts.tasks += 1
         try:
-            return task, await self._fetch(task, self._until(end, task))
+            return task, await self._careful.fetch(message, task, self._until(end, task))
         except (NotConnected, TimeoutError) as error:
             if isinstance(error, NotConnected) and self.stopping.is_set():
                 raise
             reason = f"unreachable: {error}" if isinstance(error, NotConnected) else f"timeout: {error}"
-            self._mark([Failed(entity, reason) for entity in task.entities], [])
+            self._points.unread(message, task, reason)
             return self._row(message, "error", reason[:500], expected=len(task.entities))
 
     def _until(self, end_ms: int, task: Task) -> float:
@@ -191,6 +203,11 @@ class ConnectorWorker(Worker):
         return time.monotonic() + timeout
 
     async def _fetch(self, task: Task, until: float) -> Result:
+        if self._access.is_shared:
+            return await self._access.each_part(task, until, self._fetch_part)
+        return await self._fetch_part(task, until)
+
+    async def _fetch_part(self, task: Task, until: float) -> Result:
         """Fetch, apart from the suspects: an entity that spoiled its batch is read alone until it has behaved for a while."""
         if not self._suspects or len(task.entities) == 1:
             return await self._try(task, until)
@@ -200,22 +217,23 @@ class ConnectorWorker(Worker):
         rest = [entity for entity in task.entities if as_json(entity) not in self._suspects]
         result = await self._try(Task(rest, task.window), until) if rest else Result()
         for entity in alone:
-            _join(result, await self._try(Task([entity], task.window), until))
+            result.join(await self._try(Task([entity], task.window), until))
         return result
 
     async def _try(self, task: Task, until: float) -> Result:
         """One fetch, repeated while there is time; what cannot be worked with is halved until the culprit is alone."""
         tries = 0
         while True:
-            await self.ensure_open(until)
             try:
-                result = await step.fetch(self.node, task, self._deadlines.at(until))
+                result = await self._ask(task, until)
+            except GivenUp:
+                raise
             except NotConnected as error:
                 await self.lost(error)
                 continue
             except TimeoutError:
                 self.note(f"no answer in time for {len(task.entities)} entities")
-                raise TimeoutError("no answer before the task's deadline") from None
+                raise
             except Exception as error:
                 self.note(error)
                 tries += 1
@@ -224,6 +242,18 @@ class ConnectorWorker(Worker):
                 return await self._isolate(task, until, error, [0])
             self.works()
             return result
+
+    async def _ask(self, task: Task, until: float) -> Result:
+        if self._access.is_shared:
+            return await self._access.fetch(task, until, self._talk)
+        return await self._talk(task, until)
+
+    async def _talk(self, task: Task, until: float) -> Result:
+        try:
+            await self.ensure_open(until)
+        except NotConnected as error:
+            raise GivenUp(str(error)) from error
+        return await step.fetch(self.node, task, self._deadlines.at(until))
 
     async def _isolate(self, task: Task, until: float, error: Exception, culprits: list[int]) -> Result:
         """Halve until the culprits are alone; when there are too many of them it is not the entities, and all have failed."""
@@ -237,128 +267,25 @@ class ConnectorWorker(Worker):
         for entities in (task.entities[:half], task.entities[half:]):
             part = Task(entities, task.window)
             try:
-                found = await step.fetch(self.node, part, self._deadlines.at(until))
+                found = await self._ask(part, until)
+            except GivenUp:
+                raise
             except NotConnected as away:
                 await self.lost(away)
                 found = await self._try(part, until)
-            except TimeoutError:
-                found = Result(failed=[Failed(entity, "no answer before the task's deadline") for entity in entities])
+            except TimeoutError as late:
+                found = Result(failed=[Failed(entity, str(late)) for entity in entities])
             except Exception as cause:
                 found = await self._isolate(part, until, cause, culprits)
-            _join(result, found)
+            result.join(found)
         return result
 
     async def _poison(self, message: Message, error: Exception) -> None:
         self.note(error)
         self.log.error("a task cannot be read: %s (karez dlq list)", one_line(str(error)))
         self.counts.dead += 1
-        await bury_body(self.bus, "connector", self.node.name, str(error), message.id, message.body)
-
-    def _mark(self, failed: list[Failed], entities: list[Entity]) -> None:
-        """Name the entities that stopped or began to answer: once each, not once a poll."""
-        self.counts.failed += len(failed)
-        if not failed and not self._failing:
-            return
-        now_failing = {_key(item.entity): item.reason for item in failed}
-        new = {key: reason for key, reason in now_failing.items() if key not in self._failing}
-        for reason, number in Counter(new.values()).most_common(3):
-            names = [key for key, why in new.items() if why == reason][:3]
-            more = " …" if number > len(names) else ""
-            self.log.warning("%d entities cannot be read: %s%s: %s", number, one_line(", ".join(names)), more, one_line(reason))
-            self.note(f"{', '.join(names)}: {reason}")
-        back = [key for key in map(_key, entities) if key in self._failing and key not in now_failing]
-        for key in back:
-            del self._failing[key]
-        if back:
-            self.log.warning("%d entities can be read again: %s", len(back), one_line(", ".join(back[:3])))
-        for key, reason in now_failing.items():
-            if len(self._failing) < _REMEMBERED:
-                self._failing[key] = reason
+        dead = DeadLetters("connector", self.node.name, "decode", str(error), [], message=message)
+        await bury_body(self.bus, dead, message.id, message.body)
 
     def snapshot(self) -> dict[str, Any]:
-        return {**super().snapshot(), "failing": dict(list(self._failing.items())[:100])}
-
-
-def _join(result: Result, other: Result) -> None:
-    """Add what came of a part of a task, so that the whole has the messages, and their ids, that it would have had in one go."""
-    for emission in other.emissions:
-        same = next((known for known in result.emissions if _way(known) == _way(emission)), None)
-        if same is None:
-            result.emissions.append(emission)
-        else:
-            same.records.extend(emission.records)
-    result.dead.extend(other.dead)
-    result.failed.extend(other.failed)
-    result.fetched += other.fetched
-    result.dropped += other.dropped
-
-
-def _way(emission: Emission) -> tuple[str, str, str, str]:
-    return emission.kind, emission.name, emission.source, emission.branch
-
-
-def _key(entity: Entity) -> str:
-    if isinstance(entity, str):
-        return entity
-    if isinstance(entity, dict):
-        for name in ("name", "Name", "path", "NodeId", "id"):
-            if entity.get(name):
-                return str(entity[name])
-    return as_json(entity).decode()[:100]
-
-
-class ListenWorker(Worker):
-    """Takes what a listening connector hears; resumed only when it is stored."""
-
-    async def run(self) -> None:
-        role: Any = self.node.role
-        number = 0
-        while not self.stopping.is_set():
-            heard = None
-            try:
-                await self.ensure_open()
-                run = derived_id(self.node.name, time.time_ns())
-                heard = role.listen()
-                while (chunk := await self._next(heard)) is not None:
-                    number += 1
-                    await self._take(chunk, f"{run}:{number}")
-                if not self.stopping.is_set():
-                    raise NotConnected("it stopped listening")
-            except NotConnected as error:
-                if not self.stopping.is_set():
-                    await self.lost(error)
-            except Exception as error:
-                self.log.exception("listening failed")
-                await self.lost(NotConnected(f"{type(error).__name__}: {error}"))
-            finally:
-                if heard is not None:
-                    with contextlib.suppress(Exception):
-                        await asyncio.wait_for(heard.aclose(), 5)
-
-    async def _next(self, heard: Any) -> Any:
-        following = asyncio.ensure_future(anext(heard, None))
-        stop = asyncio.create_task(self.stopping.wait())
-        await asyncio.wait([following, stop], return_when=asyncio.FIRST_COMPLETED)
-        stop.cancel()
-        if not following.done():
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
-            return None
-        return following.result()
-
-    async def _take(self, chunk: Any, origin: str) -> None:
-        while True:
-            result, records = Result(), list[Record]()
-            take(self.node, chunk if isinstance(chunk, list | tuple) else [chunk], records, result)
-            try:
-                # copies: a converter that is away may have changed some in place, and gets them again
-                await step.admit(self.node, copy.deepcopy(records) if len(self.together) > 1 else records, result)
-                break
-            except NotConnected as error:
-                await self.lost(error)
-                await self.ensure_open()
-        await self.keep(result, origin)
-        self.works()
-        self.counts.records += result.fetched
-        self.counts.failed += len(result.failed)
-        self.counts.last_record_at = time.time()
+        return {**super().snapshot(), "failing": dict(list(self._points.failing.items())[:100])}

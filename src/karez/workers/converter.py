@@ -10,11 +10,13 @@ from karez import step
 from karez.bus import Message, Subscription
 from karez.bus.topology import converter_durable
 from karez.crashpoints import passing
+from karez.ending import end
 from karez.errors import NotConnected
 from karez.pipeline import Node
-from karez.records import CATEGORY, CONTENT_TYPE, DEFAULT_CATEGORY, TEXT, decode_each
+from karez.records import CATEGORY, CONTENT_TYPE, DEFAULT_CATEGORY, TEXT, Record, decode_each
 from karez.results import DeadLetters, Result
 from karez.workers import Shared, Worker
+from karez.workers.crashes import Crashes, is_suspect, verdict
 
 _AT_ONCE = 32
 
@@ -27,6 +29,7 @@ class ConverterWorker(Worker):
         self._durable = converter_durable(node.name)
         self._in_hand: dict[int, Message] = {}
         self._room = asyncio.Semaphore(_AT_ONCE)
+        self._crashes = Crashes(self.bus, self._durable)
 
     async def run(self) -> None:
         with contextlib.suppress(NotConnected):
@@ -53,9 +56,7 @@ class ConverterWorker(Worker):
             if tasks:
                 await asyncio.wait(tasks)
         finally:
-            for task in [beat, *tasks]:
-                task.cancel()
-            await asyncio.gather(beat, *tasks, return_exceptions=True)
+            await end([beat, *tasks])
             await subscription.close()
             await subscription.nak(list(self._in_hand.values()))
 
@@ -85,7 +86,7 @@ class ConverterWorker(Worker):
                 passing("converter", "taken")
                 result = await self._convert(message)
                 passing("converter", "converted")
-                await self.keep(result, message.id)
+                await self.keep(result, message.id, message)
                 passing("converter", "stored")
                 return True
             except NotConnected as error:
@@ -99,15 +100,32 @@ class ConverterWorker(Worker):
 
     async def _convert(self, message: Message) -> Result:
         result = Result()
+        default = message.headers.get(CATEGORY, DEFAULT_CATEGORY)
         records, broken = decode_each(message.body, message.headers.get(CONTENT_TYPE) == TEXT)
         if broken:
-            result.dead.append(DeadLetters("converter", self.node.name, "decode", "a line is no record", list(broken)))
+            result.dead.append(DeadLetters("converter", self.node.name, "decode", "a line is no record", list(broken), category=default))
         self.counts.tasks += 1
-        for category, batch in step.by_category(records, message.headers.get(CATEGORY, DEFAULT_CATEGORY)):
-            for made, outputs in await step.convert(self.node, batch, category, result):
-                await step.through(self.node, outputs, made, f"{category}", result)
+        if not is_suspect(message):
+            await self._through(records, default, result)
+            self.works()
+            return result
+
+        async def work(part: slice) -> None:
+            made = Result()
+            await self._through(records[part], default, made)
+            result.join(made)
+
+        culprits = await self._crashes.survive(message, len(records), work)
+        if culprits:
+            dead = [records[place] for place in culprits]
+            result.dead.append(DeadLetters("converter", self.node.name, "crash_loop", verdict(), dead, category=default))
         self.works()
         return result
+
+    async def _through(self, records: list[Record], default: str, result: Result) -> None:
+        for category, batch in step.by_category(records, default):
+            for made, outputs in await step.convert(self.node, batch, category, result):
+                await step.through(self.node, outputs, made, f"{category}", result)
 
     @property
     def progress(self) -> int:

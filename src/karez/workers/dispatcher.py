@@ -7,20 +7,24 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from karez import step
 from karez.bus import Bus
-from karez.bus.topology import connector_durable, task_subject
+from karez.bus.topology import connector_durable, outcome_subject, task_subject
 from karez.crashpoints import passing
+from karez.ending import end
 from karez.errors import BusError, BusFull, NotConnected
+from karez.patience import patience
 from karez.pipeline import Node
-from karez.records import DEADLINE, Entity, Task, encode_task
+from karez.records import DEADLINE, Entity, Task, as_json, encode_task
 from karez.schedule import Schedule, choose, mixed, offsets
-from karez.state import LEASE_TTL, Lease, Outcome, Progress, follow, task_id
+from karez.state import LEASE_TTL, Lease, Outcome, Progress, Round, follow, passed, task_id
 from karez.workers import Shared, Worker
+from karez.workers.expectations import Expectations
 from karez.workers.letters import RESERVE, one_line
 
 _WINDOW = 256
@@ -28,6 +32,20 @@ _MOST_MISSED = 1000
 _DISCOVERED_FOR = 300.0
 _LOAD_TIMEOUT = 300.0
 _CLOCK_WAS_WRONG_MS = 86_400_000
+_CLOCK_WAS_SET = 1.0
+
+
+@dataclass(slots=True)
+class _Sent:
+    """A message that is on its way to the bus: the row of the round (`batch` -1), or one of its tasks."""
+
+    subject: str
+    body: bytes
+    id: str
+    batch: int
+    entities: int
+    headers: dict[str, str] | None = None
+    stored: asyncio.Future[bool] | None = None
 
 
 def now_ms() -> int:
@@ -53,6 +71,11 @@ class DispatcherWorker(Worker):
         self._schedule = schedule_of(node.config)
         self._lease = Lease(self.bus, node.name)
         self._progress = Progress(self.bus, node.name)
+        self._expectations = Expectations(self, digest)
+        self._is_in_round = False
+        self._last_round: Round | None = None
+        self._why_missed = "missed"
+        self._clock_ahead = _clock_ahead()
         self._under_way: dict[str, int] = {}  # when each has taken longer than a round
         self._entities: tuple[float, list[Entity]] | None = None
 
@@ -70,21 +93,27 @@ class DispatcherWorker(Worker):
         try:
             await self._rounds()
         finally:
-            for task in side:
-                task.cancel()
-            await asyncio.gather(*side, return_exceptions=True)
+            await end(side)
             await self._lease.release()
+
+    def leave(self) -> bool:
+        """Let it finish the round that it is in, and then end; false if it is in none, so that it can be stopped now."""
+        self.is_leaving = self._is_in_round
+        return self.is_leaving
 
     async def _keep_lease(self) -> None:
         while True:
             try:
                 passing("dispatcher", "leaseless")
                 held = await self._lease.keep()
+                if not held:
+                    self._why_missed = "no_lease"
             except BusError as error:
                 self.note(error)
+                self._why_missed = "broker_down"
                 held = False
             # a standby looks more often, so that it takes over soon
-            await asyncio.sleep(LEASE_TTL / 3 if held else 1.0)
+            await asyncio.sleep(patience(LEASE_TTL) / 3 if held else patience(1.0))
 
     async def _follow(self) -> None:
         async for outcome in follow(self.bus, self.node.name):
@@ -92,17 +121,19 @@ class DispatcherWorker(Worker):
 
     async def _rounds(self) -> None:
         last: int | None = None
-        while not self.stopping.is_set():
+        while not self.stopping.is_set() and (self._is_in_round or not self.is_leaving):
             if not self._lease.is_held:
-                last = None
+                last, self._is_in_round = None, False
                 await self.pause(0.02 if not self.counts.tasks else 0.1)
                 continue
             try:
                 if last is None:
                     last = await self._first()
                 last = await self._next(last)
+                self._is_in_round = False
             except BusError as error:
                 self.note(error)
+                self._why_missed = "broker_down"
                 await self.pause(0.5)
 
     async def _first(self) -> int:
@@ -117,49 +148,69 @@ class DispatcherWorker(Worker):
         if done is None:
             done = now if self.node.config.cron else self._schedule.slot_at(now) - 1
         elif done > self._schedule.next_after(now):
-            # a slot is never dispatched twice: its records would have ids that are stored already
-            self.log.error("the clock was set back by %.1f s; waits until it has caught up", (done - now) / 1000)
+            self._say_set_back(done - now)
         return done
 
-    async def _next(self, last: int) -> int:
-        now = now_ms()
+    def _say_set_back(self, by_ms: int) -> None:
+        # a slot is never dispatched twice: its records would have ids that are stored already
+        text = f"the clock was set back by {by_ms / 1000:.1f} s; waits until it has caught up"
+        self.log.error(text)
+        self.note(text)
+
+    def _was_set(self) -> float:
+        """By how many seconds the clock was set since the last look; what it is adjusted by little by little is nothing."""
+        before, self._clock_ahead = self._clock_ahead, _clock_ahead()
+        by = self._clock_ahead - before
+        return by if abs(by) > _CLOCK_WAS_SET else 0.0
+
+    async def _next(self, last: int) -> int | None:
+        """Do what is due after this slot: the slot to go on from, `None` when that has to be asked for."""
+        now, set_by = now_ms(), self._was_set()
+        if set_by > 0:
+            self._why_missed = "clock"
         slots, total = self._schedule.due(last, now, _MOST_MISSED)
         if not slots:
+            if set_by < 0 and last > now:
+                self._say_set_back(last - now)
+            if last > now + _CLOCK_WAS_WRONG_MS:
+                return None
             # not in one go: the clock may be set meanwhile
             await self.pause(min((self._schedule.next_after(max(last, now)) - now) / 1000, 1.0))
             return last
         period = self._schedule.period_ms(slots[-1])
         if total == 1 and now - slots[0] <= max(1000, period // 10):
-            chosen, skipped = slots, list[int]()
+            chosen = slots
         else:
-            chosen, skipped = choose(slots, self.node.config.missed)
-        if total > len(slots):
-            self._skip(slots[0] - 1, "missed", f"{total - len(slots)} rounds before {slots[0]}")
-        for slot in skipped:
-            self._skip(slot, "missed", "nobody could dispatch")
+            chosen, _ = choose(slots, self.node.config.missed)
+        if missed := total - len(chosen):
+            end = (chosen or [self._schedule.next_after(slots[-1])])[0]
+            self._miss(self._schedule.next_after(last), end, missed)
+        self._why_missed = "missed"
+        self._is_in_round = True
         for slot in chosen:
             passing("dispatcher", "leased")
             await self._round(slot)
             passing("dispatcher", "published")
-            if self.stopping.is_set():
-                return slot
-        await self._progress.save(slots[-1])
+            if self.stopping.is_set() or not self._lease.is_held:
+                return None  # whoever is next repeats this round: what is stored already is not stored again
+        if not await self._progress.save(slots[-1], self._last_round):
+            return None
         passing("dispatcher", "saved")
         return slots[-1]
 
     async def _round(self, slot: int) -> None:
         config: Any = self.node.config
         period = self._schedule.period_ms(slot)
-        if config.overlap == "skip" and await self._is_busy(slot):
+        if config.overlap != "queue" and await self._is_busy(slot) and not await self._is_over(slot, slot + period):
             self._skip(slot, "overrun", f"{len(self._under_way)} tasks of the last round are still under way")
             return
         seed = f"{self.node.name}:{slot}"
         try:
             entities = await self._load()
-            if config.shuffle or config.mode.endswith("_mixed"):
-                entities = mixed(entities, seed)
+            is_mixed = config.shuffle or config.mode.endswith("_mixed")
             role: Any = self.node.role
-            tasks = self._encoded(slot, role.batches(entities))
+            tasks = self._encoded(slot, role.batches(mixed(entities, seed) if is_mixed else entities))
+            expected = await self._expectations.of(slot, entities if is_mixed else None, tasks)
         except Exception as error:
             if not isinstance(error, NotConnected):
                 self.log.error("has no entities: %s: %s", type(error).__name__, one_line(str(error)))
@@ -169,7 +220,19 @@ class DispatcherWorker(Worker):
         if not tasks:
             self._add(slot, -1, "ok", "no entities")
             return
-        await self._dispatch(slot, slot + period, tasks, offsets(config.mode, len(tasks), period / 1000, seed))
+        self._last_round = expected
+        await self._dispatch(expected, slot + period, tasks, offsets(config.mode, len(tasks), period / 1000, seed))
+
+    async def _is_over(self, slot: int, end: int) -> bool:
+        """Wait for the last round, where rounds that are due meanwhile become one; whether it is over before the next one is due."""
+        if self.node.config.overlap != "coalesce":
+            return False
+        while self._lease.is_held and (left := (end - now_ms()) / 1000) > 0:
+            if await self.pause(min(left, 0.1)):
+                return False
+            if not await self._is_busy(slot):
+                return True
+        return False
 
     async def _is_busy(self, slot: int) -> bool:
         """Whether a task is under way for longer than a round takes; of tasks that are spread, the last ones may be."""
@@ -181,21 +244,21 @@ class DispatcherWorker(Worker):
             self._under_way.clear()
         return bool(self._under_way)
 
-    def _encoded(self, slot: int, batches: list[list[Entity]]) -> list[tuple[bytes, int]]:
-        """The round's tasks, encoded, with the number of their entities; a batch that does not fit into a message is halved."""
-        tasks: list[tuple[bytes, int]] = []
+    def _encoded(self, slot: int, batches: list[list[Entity]]) -> list[tuple[bytes, list[Entity]]]:
+        """The round's tasks, encoded, with their entities; a batch that does not fit into a message is halved."""
+        tasks: list[tuple[bytes, list[Entity]]] = []
         waiting = deque(batches)
         while waiting:
             batch = waiting.popleft()
             body = encode_task(Task(batch))
             if len(body) <= self.bus.max_payload - RESERVE:
-                tasks.append((body, len(batch)))
+                tasks.append((body, batch))
             elif len(batch) > 1:
                 waiting.extendleft([batch[len(batch) // 2 :], batch[: len(batch) // 2]])
             else:
                 self.note(f"an entity of {len(body)} bytes is larger than a message can be; it is left out")
                 self.log.error(self.counts.last_error)
-                self._add(slot, -1, "error", self.counts.last_error)
+                self._add(slot, -1, "error", self.counts.last_error, 1)
         return tasks
 
     async def _load(self) -> list[Entity]:
@@ -225,68 +288,90 @@ class DispatcherWorker(Worker):
             await self.lost(error)
             raise
 
-    async def _dispatch(self, slot: int, deadline: int, tasks: list[tuple[bytes, int]], at: list[float]) -> None:
-        subject = task_subject(self.connector)
+    async def _dispatch(self, round: Round, deadline: int, tasks: list[tuple[bytes, list[Entity]]], at: list[float]) -> None:
+        slot, until = round.slot, passed() + (deadline - now_ms()) / 1000
+        # first what is expected, so that a task that is stored and never ends is missed
+        name = f"{self.node.name}:{self._digest}:{slot}:round"
+        sent = [await self._send(_Sent(outcome_subject(self.node.name), as_json(round), name, -1, round.expected))]
         headers = {DEADLINE: str(deadline)}
-        under_way: list[tuple[asyncio.Future[bool], int, bytes]] = []
-        for index, (body, count) in enumerate(tasks):
-            wait = slot / 1000 + at[index] - time.time() if at[index] else 0.0
+        for index, (body, entities) in enumerate(tasks):
+            wait = slot / 1000 + at[index] - now_ms() / 1000 if at[index] else 0.0
             if wait > 0.001:
-                await self._settle(slot, deadline, subject, under_way)
+                await self._settle(round, until, sent)
                 await self.pause(wait)
             if self.stopping.is_set() or not self._lease.is_held:
                 reason = "stopped" if self.stopping.is_set() else "no_lease"
                 for missing in range(index, len(tasks)):
-                    self._add(slot, missing, "skipped", reason)
+                    self._add(slot, missing, "skipped", reason, len(tasks[missing][1]))
                 break
             id = task_id(self.node.name, self._digest, slot, index)
             self._under_way[id] = max(deadline + int(at[index] * 1000), now_ms() + (deadline - slot) * 9 // 10)
-            under_way.append((await self.bus.begin(subject, body, id, headers), index, body))
-            self.counts.records += count
+            sent.append(await self._send(_Sent(task_subject(self.connector), body, id, index, len(entities), headers)))
+            self.counts.records += len(entities)
             passing("dispatcher", "part_published")
-            if len(under_way) >= _WINDOW:
-                await self._settle(slot, deadline, subject, under_way)
-        await self._settle(slot, deadline, subject, under_way)
+            if len(sent) >= _WINDOW:
+                await self._settle(round, until, sent)
+        await self._settle(round, until, sent)
 
-    async def _settle(self, slot: int, deadline: int, subject: str, under_way: list[tuple[asyncio.Future[bool], int, bytes]]) -> None:
-        """Wait until these tasks are stored; one that the bus cannot take before its deadline is skipped, and that is recorded."""
+    async def _send(self, one: _Sent) -> _Sent:
+        one.stored = await self.bus.begin(one.subject, one.body, one.id, one.headers)
+        return one
+
+    async def _settle(self, round: Round, until: float, sent: list[_Sent]) -> None:
+        """Wait until these are stored; a task that the bus cannot take before its deadline is skipped, and that is recorded."""
         delay = 0.01
-        while under_way:
-            failed = [(error, index, body) for future, index, body in under_way if (error := await _failure(future)) is not None]
-            self.counts.tasks += len(under_way) - len(failed)
-            under_way.clear()
+        while sent:
+            failed = [(error, one) for one in sent if (error := await _failure(one)) is not None]
+            self.counts.tasks += sum(one.batch >= 0 for one in sent) - sum(one.batch >= 0 for _, one in failed)
+            sent.clear()
             if not failed:
                 return
             self.note(failed[0][0])
-            if now_ms() + delay * 1000 > deadline or await self.pause(delay):
-                for error, index, _ in failed:
-                    self._under_way.pop(task_id(self.node.name, self._digest, slot, index), None)
-                    self._add(slot, index, "skipped", "backpressure" if isinstance(error, BusFull) else "broker_down")
+            if passed() + delay > until or not self._lease.is_held or await self.pause(delay):
+                for error, one in failed:
+                    self._give_up(round, one, "backpressure" if isinstance(error, BusFull) else "broker_down")
                 return
             delay = min(delay * 2, 0.25)
-            for _, index, body in failed:
-                id = task_id(self.node.name, self._digest, slot, index)
-                under_way.append((await self.bus.begin(subject, body, id, {DEADLINE: str(deadline)}), index, body))
+            for _, one in failed:
+                sent.append(await self._send(one))
+
+    def _give_up(self, round: Round, one: _Sent, reason: str) -> None:
+        if one.batch < 0:
+            self.ledger.add(round)
+            return
+        self._under_way.pop(one.id, None)
+        self._add(round.slot, one.batch, "skipped", reason, one.entities)
 
     def _skip(self, slot: int, reason: str, detail: str) -> None:
-        if reason != "missed":
-            if reason not in self.counts.last_error:
-                self.log.warning("skips a round: %s: %s", reason, detail)
-            self.counts.last_error, self.counts.last_error_at = f"skipped: {reason}: {detail}", time.time()
-        elif self.counts.skipped == 0:
-            self.log.info("rounds were missed: %s", detail)
+        if reason not in self.counts.last_error:
+            self.log.warning("skips a round: %s: %s", reason, detail)
+        self.counts.last_error, self.counts.last_error_at = f"skipped: {reason}: {detail}", time.time()
         self._add(slot, -1, "skipped", reason)
 
-    def _add(self, slot: int, batch: int, state: str, reason: str) -> None:
+    def _miss(self, first: int, end: int, number: int) -> None:
+        """Record in one row that nobody dispatched these rounds."""
+        reason = self._why_missed
+        why = "" if reason == "missed" else f": {reason}"
+        self.log.warning("%d %s missed%s (karez gaps list)", number, "round was" if number == 1 else "rounds were", why)
+        self.counts.skipped += number
+        self.ledger.add(Outcome(self.node.name, first, -1, "skipped", self.connector, reason, at=time.time(), until=end))
+
+    def _add(self, slot: int, batch: int, state: str, reason: str, expected: int = 0) -> None:
         if state == "skipped":
             self.counts.skipped += 1
         task = task_id(self.node.name, self._digest, slot, batch) if batch >= 0 else ""
-        self.ledger.add(Outcome(self.node.name, slot, batch, state, self.connector, reason, task=task, at=time.time()))
+        self.ledger.add(Outcome(self.node.name, slot, batch, state, self.connector, reason, expected=expected, task=task, at=time.time()))
 
 
-async def _failure(future: asyncio.Future[bool]) -> BusError | None:
+def _clock_ahead() -> float:
+    """By how much the clock is ahead of the time that passed: constant, unless somebody sets it."""
+    return now_ms() / 1000 - passed()
+
+
+async def _failure(one: _Sent) -> BusError | None:
+    assert one.stored is not None
     try:
-        await future
+        await one.stored
     except BusError as error:
         return error
     return None

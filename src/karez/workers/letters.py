@@ -3,47 +3,68 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
+from dataclasses import replace
 from hashlib import blake2b
 
 import msgspec
 
-from karez.bus import Bus
-from karez.bus.topology import dead_subject
+from karez.bus import Bus, Message
+from karez.bus.topology import STAGE, TASKS, data_stream, dead_subject
 from karez.records import CONTENT_TYPE, TEXT, Record, as_json, derived_id, encode_lines
 from karez.results import DeadLetters, shown
+from karez.secrecy import concealed
 from karez.state import store
 
 IDS = "Karez-Ids"
 ONLY = "Karez-Only"
+EDITED = "Karez-Edited"
+_FIRST_SEEN = "Karez-Dlq-First-Seen"
+_DELIVERIES = "Karez-Dlq-Deliveries"
+_ORIGINAL = ("Karez-Dlq-Orig-Subject", "Karez-Dlq-Orig-Stream", "Karez-Dlq-Orig-Seq")
+KEPT = (EDITED, _FIRST_SEEN, _DELIVERIES, *_ORIGINAL)
+"""What a replayed letter takes along, so that it still says where it came from when nobody takes it again."""
 RESERVE = 8 * 1024  # of a message's size, for its headers
 _IDS_LENGTH = RESERVE // 4
 _LONGEST = 1024
 _NOT_JSON = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
 
 
-async def bury(bus: Bus, dead: DeadLetters, origin: str, category: str = "") -> None:
-    """Store dead letters, in as many messages as it takes; `category` is that of the aggregator which gave up."""
-    await _bury(bus, dead, (0, len(dead.records)), origin, category)
+async def bury(bus: Bus, dead: DeadLetters, origin: str) -> None:
+    """Store dead letters, in as many messages as it takes; while there is no room for them, this waits."""
+    await _bury(bus, dead, (0, len(dead.records)), origin)
 
 
-async def bury_body(bus: Bus, kind: str, name: str, error: str, origin: str, body: bytes) -> None:
-    """Store a message that cannot be read, as it came."""
-    headers = {**_headers(DeadLetters(kind, name, "decode", error, []), origin), CONTENT_TYPE: TEXT}
-    await store(bus, dead_subject(kind, name), _fitting(bus, body, headers), derived_id("dlq", origin, kind, name), headers)
+def by_message(dead: DeadLetters, messages: Iterable[Message]) -> list[DeadLetters]:
+    """The same, apart for each of the messages that the records came in, which their ids tell."""
+    sources = {message.id: message for message in messages}
+    first = next(iter(sources.values()))
+    parts: dict[int, DeadLetters] = {}
+    for record, id in zip(dead.records, dead.ids, strict=True):
+        message = sources.get(id.rpartition("/")[0], first)
+        part = parts.setdefault(message.seq, replace(dead, records=[], ids=[], message=message))
+        part.records.append(record)
+        part.ids.append(id)
+    return list(parts.values())
 
 
-async def _bury(bus: Bus, dead: DeadLetters, span: tuple[int, int], origin: str, category: str) -> None:
+async def bury_body(bus: Bus, dead: DeadLetters, origin: str, body: bytes) -> None:
+    """Store a message as it came, because it cannot be read, or must not; `dead` says why and names no records."""
+    headers = {**_headers(dead, origin), CONTENT_TYPE: TEXT}
+    id = derived_id("dlq", origin, dead.kind, dead.name)
+    await store(bus, dead_subject(dead.kind, dead.name), _fitting(bus, body, headers), id, headers)
+
+
+async def _bury(bus: Bus, dead: DeadLetters, span: tuple[int, int], origin: str) -> None:
     start, stop = span
     body, is_text = _body(dead.records[start:stop])
     ids = as_json(dead.ids[start:stop]).decode() if dead.ids else ""
     if stop - start > 1 and (len(body) > bus.max_payload - RESERVE or len(ids) > _IDS_LENGTH):
         middle = (start + stop) // 2
-        await _bury(bus, dead, (start, middle), origin, category)
-        await _bury(bus, dead, (middle, stop), origin, category)
+        await _bury(bus, dead, (start, middle), origin)
+        await _bury(bus, dead, (middle, stop), origin)
         return
     headers = _headers(dead, origin)
-    if category:
-        headers["Karez-Dlq-Category"] = category
     if is_text:
         headers[CONTENT_TYPE] = TEXT
     if ids:
@@ -53,18 +74,37 @@ async def _bury(bus: Bus, dead: DeadLetters, span: tuple[int, int], origin: str,
 
 
 def _headers(dead: DeadLetters, origin: str) -> dict[str, str]:
+    now = f"{time.time():.3f}"
     return {
         "Karez-Dlq-Reason": dead.reason,
         "Karez-Dlq-Stage": f"{dead.kind}.{dead.name}",
         "Karez-Dlq-Error": one_line(dead.error),
         "Karez-Dlq-Origin": one_line(origin),
-        "Karez-Dlq-At": f"{time.time():.3f}",
+        "Karez-Dlq-At": now,
+        _FIRST_SEEN: now,
+        **({"Karez-Dlq-Category": dead.category} if dead.category else {}),
+        **(_of_message(dead.message) if dead.message is not None else {}),
     }
+
+
+def _of_message(message: Message) -> dict[str, str]:
+    """Where the records came from and how often they were given out; of a letter that was replayed, what it says itself."""
+    kept = {name: value for name, value in message.headers.items() if name in KEPT}
+    before = kept.get(_DELIVERIES, "")
+    kept[_DELIVERIES] = str(message.deliveries + (int(before) if before.isdecimal() else 0))
+    values = (message.subject, _stream_of(message.subject), str(message.seq))
+    seen = {_FIRST_SEEN: f"{message.stored_at:.3f}"} if message.stored_at else {}
+    return {**seen, **dict(zip(_ORIGINAL, values, strict=True)), **kept}
+
+
+def _stream_of(subject: str) -> str:
+    kind = subject.removeprefix("karez.").partition(".")[0]
+    return {"connector": TASKS, "converter": STAGE}.get(kind) or data_stream(kind)
 
 
 def one_line(text: str) -> str:
     """The text as a header, a log line or `karez status` can hold it: UTF-8 without line breaks, not endless."""
-    return " ".join(text[:_LONGEST].split()).encode("utf-8", "replace").decode()
+    return " ".join(concealed(text)[:_LONGEST].split()).encode("utf-8", "replace").decode()
 
 
 def _body(records: list[Record]) -> tuple[bytes, bool]:

@@ -31,7 +31,7 @@ async def test_a_killed_server_is_started_again_with_what_it_had_stored(tmp_path
         assert first is not None
         os.kill(first, signal.SIGKILL)
         await until(lambda: server.pid != first and bus.is_connected)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(40):
             await store(bus, "karez.dlq.connector.x", b"later", "2")
         assert [message.body async for message in bus.read(DEAD)] == [b"kept", b"later"]
     finally:

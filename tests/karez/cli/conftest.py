@@ -1,13 +1,16 @@
 """Runs commands in this process, in a folder of their own, as a user would type them."""
 
+import asyncio
 import logging
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
+from karez.bus.embedded import EmbeddedServer
+from karez.bus.nats import NatsBus
 from karez.cli import config_help, main
 
 
@@ -88,6 +91,20 @@ class Converter(karez.Converter[Config]):
         _, hall, _, crac, kind, field = record["path"].split(".")
         return {"hall": hall, "crac": crac, "field": field, "value": record["result"]["value"]}
 '''
+
+
+def on(server: EmbeddedServer, work: Callable[[NatsBus], Awaitable[Any]]) -> Any:
+    """What this gives on a connection of its own."""
+
+    async def connected() -> Any:
+        bus = NatsBus(server.address, start_deadline=5)
+        await bus.open()
+        try:
+            return await work(bus)
+        finally:
+            await bus.close()
+
+    return asyncio.run(connected())
 
 
 @pytest.fixture

@@ -1,152 +1,22 @@
-"""Commands that look at a bus: `karez dlq`, `status`, `tap`, `top`, and `deploy` for a time, as a user types them."""
+"""Commands that look at a bus: `karez status`, `tap`, `top`, and `deploy` for a time, as a user types them."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from karez.bus import Message
 from karez.bus.embedded import EmbeddedServer
 from karez.bus.nats import NatsBus
-from karez.bus.topology import STAGE, STATUS, TASKS, aggregator_durable, connector_durable, converter_durable, data_stream, streams
-from karez.cli.view import line, rows, table
+from karez.bus.topology import STATUS
+from karez.cli.view import line, rows, table, troubles
 from karez.records import as_json
-from karez.results import DeadLetters
-from karez.workers.letters import bury, bury_body
+from tests.karez.cli.conftest import on
 
 pytestmark = pytest.mark.integration
-
-
-def on(server: EmbeddedServer, work: Callable[[NatsBus], Awaitable[Any]]) -> Any:
-    """What this gives on a connection of its own."""
-
-    async def connected() -> Any:
-        bus = NatsBus(server.address, start_deadline=5)
-        await bus.open()
-        try:
-            return await work(bus)
-        finally:
-            await bus.close()
-
-    return asyncio.run(connected())
-
-
-def held(server: EmbeddedServer, stream: str) -> list[Message]:
-    async def work(bus: NatsBus) -> list[Message]:
-        return [message async for message in bus.read(stream)]
-
-    return on(server, work)  # type: ignore[no-any-return]
-
-
-@pytest.fixture
-def letters(server: EmbeddedServer) -> EmbeddedServer:
-    """A server with four dead letters: of an aggregator, of a converter, of a connector, and of a task."""
-
-    async def fill(bus: NatsBus) -> None:
-        durables = [aggregator_durable("sink", "telemetry"), converter_durable("flat"), connector_durable("source")]
-        await bus.declare(streams(["telemetry"]), durables)
-        await bury(
-            bus, DeadLetters("aggregator", "sink", "rejected", "größer\nals 5", [{"name": "a"}, "b"], ["m/0", "m/1"]), "m/0", "telemetry"
-        )
-        await bury(bus, DeadLetters("converter", "flat", "error", "KeyError: 'x'", [{"name": "c"}]), "t:0")
-        await bury(bus, DeadLetters("connector", "source", "not_json", "\x1b[31mred", ["\x1b]0;evil\x07"]), "t:1")
-        await bury_body(bus, "connector", "source", "not JSON", "t:2", b"garbage")
-
-    on(server, fill)
-    return server
-
-
-def test_dead_letters_are_listed(run: Any, letters: EmbeddedServer) -> None:
-    done = run(f"karez dlq list -a {letters.address}")
-    assert done.code == 0
-    lines = done.out.splitlines()
-    assert lines[-1] == "4 dead letters"
-    assert [line.split()[0] for line in lines[:-1]] == ["1", "2", "3", "4"]
-    assert "aggregator.sink  rejected  2 records  größer als 5" in lines[0]
-    assert "\x1b" not in done.out
-
-
-def test_dead_letters_are_listed_as_json(run: Any, letters: EmbeddedServer) -> None:
-    done = run(f"karez dlq list -a {letters.address} --json --role flat")
-    (about,) = map(json.loads, done.out.splitlines())
-    assert (about["seq"], about["stage"], about["reason"], about["records"]) == (2, "converter.flat", "error", 1)
-
-
-def test_no_more_dead_letters_are_listed_than_asked_for(run: Any, letters: EmbeddedServer) -> None:
-    done = run(f"karez dlq list -a {letters.address} --limit 1")
-    assert done.out.splitlines()[-1] == "4 dead letters (3 more, see --limit)"
-    assert len(done.out.splitlines()) == 2
-
-
-def test_there_may_be_no_dead_letters(run: Any, server: EmbeddedServer) -> None:
-    assert run(f"karez dlq list -a {server.address}").out == "no dead letters\n"
-
-
-def test_a_dead_letter_is_shown_with_its_records(run: Any, letters: EmbeddedServer) -> None:
-    done = run(f"karez dlq show 1 -a {letters.address}")
-    assert done.code == 0
-    assert "reason: rejected" in done.out
-    assert done.out.endswith('\n{"name":"a"}\nb\n')
-    assert "\\x1b]0;evil\\x07" in run(f"karez dlq show 3 -a {letters.address}").out
-
-
-def test_a_dead_letter_that_is_not_there_is_said(run: Any, letters: EmbeddedServer) -> None:
-    for command in ("show 9", "replay 9", "purge 9 --yes"):
-        done = run(f"karez dlq {command} -a {letters.address}")
-        assert done.code == 1
-        assert "there is no dead letter 9; `karez dlq list` shows which there are" in done.err
-
-
-def test_dead_letters_are_replayed_to_the_roles_that_gave_up(run: Any, letters: EmbeddedServer) -> None:
-    done = run(f"karez dlq replay --all -a {letters.address}")
-    assert done.code == 1
-    assert done.out == "replayed 3 dead letters, kept 1\n"
-    assert "dead letter 3 comes from connector source, which reads and takes no records; say with --to who gets it" in done.err
-    (data,) = held(letters, data_stream("telemetry"))
-    assert data.body == b'{"name":"a"}\n{"_as_is":"b"}'
-    assert (data.subject, data.headers["Karez-Only"], data.headers["Karez-Ids"]) == ("karez.telemetry.replay", "sink", '["m/0","m/1"]')
-    assert [(message.subject, message.body) for message in held(letters, STAGE)] == [("karez.converter.flat", b'{"name":"c"}')]
-    assert [(message.subject, message.body) for message in held(letters, TASKS)] == [("karez.connector.source", b"garbage")]
-    assert run(f"karez dlq list -a {letters.address}").out.splitlines()[-1] == "1 dead letters"
-
-
-@pytest.mark.parametrize(
-    ("to", "stream"), [("flat", STAGE), ("sink", data_stream("telemetry")), ("karez.telemetry.hand", data_stream("telemetry"))]
-)
-def test_a_dead_letter_can_be_given_to_another_role(run: Any, letters: EmbeddedServer, to: str, stream: str) -> None:
-    done = run(f"karez dlq replay 3 --to {to} -a {letters.address}")
-    assert (done.code, done.out) == (0, "replayed 1 dead letters\n")
-    assert len(held(letters, stream)) == 1
-
-
-def test_a_dead_letter_is_not_given_to_nobody(run: Any, letters: EmbeddedServer) -> None:
-    done = run(f"karez dlq replay 1 --to flta -a {letters.address}")
-    assert done.code == 1
-    assert "no aggregator or converter flta was ever deployed on this bus to take it" in done.err
-    assert run(f"karez dlq list -a {letters.address}").out.splitlines()[-1] == "4 dead letters"
-
-
-def test_the_beginning_of_what_was_too_large_is_not_replayed(run: Any, server: EmbeddedServer) -> None:
-    async def fill(bus: NatsBus) -> None:
-        await bus.declare(streams([]), [])
-        await bury(bus, DeadLetters("converter", "flat", "too_large", "too large", [{"name": "x" * bus.max_payload}]), "t:0")
-
-    on(server, fill)
-    done = run(f"karez dlq replay 1 -a {server.address}")
-    assert done.code == 1
-    assert "only the beginning of what was too large for the bus" in done.err
-    assert "truncated_from_bytes: " in run(f"karez dlq show 1 -a {server.address}").out
-
-
-def test_dead_letters_are_purged(run: Any, letters: EmbeddedServer) -> None:
-    assert run(f"karez dlq purge 1 --yes -a {letters.address}").out == "purged 1 dead letters\n"
-    assert run(f"karez dlq purge --all --role converter.flat --yes -a {letters.address}").out == "purged 1 dead letters\n"
-    assert run(f"karez dlq list -a {letters.address}").out.splitlines()[-1] == "2 dead letters"
 
 
 # -- looking
@@ -195,6 +65,19 @@ def test_a_fleet_is_shown(run: Any, server: EmbeddedServer, deployed: Any, tmp_p
     assert "gone: cannot read b: " in done.out
     assert "no such point" in done.out
     assert "\x1b" not in done.out
+    done = run(f"karez status --points -a {server.address}")
+    assert done.code == 0
+    assert [line.split()[:2] for line in done.out.splitlines()] == [["point", "connector"], ["a", "gone"], ["b", "gone"], ["2", "points:"]]
+    assert "\\x1bno such point" in done.out.splitlines()[2]
+    while not (stale := run(f"karez status --stale --match 'b*' --json -a {server.address}").out):
+        assert time.monotonic() < end
+    about = json.loads(stale)
+    assert (about["connector"], about["point"], about["state"], about["good_at"], about["period"]) == ("gone", "b", "stale", None, 0.1)
+    assert about["error"] == "\x1bno such point"
+    assert run(f"karez status --connector another -a {server.address}").out.startswith("no points")
+    done = run(f"karez status --metrics -a {server.address}")
+    assert 'karez_point_failing{connector="gone",dispatcher="default",point="b"} 1' in done.out.splitlines()
+    assert "karez_configurations 1" in done.out.splitlines()
     done = run(f"karez tap --count 2 -a {server.address}")
     assert done.out == 'karez.telemetry.gone {"name":"a"}\n' * 2
     done = run(f"karez tap 'karez.>' --count 1 --json -a {server.address}")
@@ -224,8 +107,7 @@ def test_what_is_neither_json_nor_text_can_be_tapped(run: Any, server: EmbeddedS
 
 @pytest.mark.parametrize("command", ["status", "tap", "top", "dlq list"])
 def test_no_server_is_said(run: Any, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("status", "tap", "top", "dlq"):
-        monkeypatch.setattr(f"karez.cli.{module}.NatsBus", lambda address, **_: NatsBus(address, start_deadline=0.05))
+    monkeypatch.setattr("karez.cli.connection._PATIENCE", 0.05)
     done = run(f"karez {command} -a nats://127.0.0.1:1")
     assert done.code == 5
     assert "no NATS server at nats://127.0.0.1:1" in done.err
@@ -246,19 +128,25 @@ def test_the_fleet_can_be_watched(
     async def work(bus: NatsBus) -> None:
         async def answer() -> None:
             async for _, _, _, reply in bus.listen(STATUS):
-                await bus.announce(reply, as_json(snapshot()))
+                await bus.announce(reply, as_json({**snapshot(), "gaps": [f"gap {number}" for number in range(9)]}))
                 asked.set()
 
         tasks = [asyncio.create_task(answer()), asyncio.create_task(view.watch(bus))]
-        await asyncio.wait_for(asked.wait(), 10)
-        asked.clear()
-        await asyncio.wait_for(asked.wait(), 10)
+        for _ in range(3):
+            await asyncio.wait_for(asked.wait(), 60)
+            asked.clear()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     on(server, work)
-    assert "sink" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "sink" in out
+    assert "host/1: gap: gap 0" in out
+    if is_terminal:
+        assert "1 more; `karez status` shows all" in out
+    else:
+        assert out.count("gap 8") == 1, "it is told again with every line"
 
 
 def snapshot(**more: Any) -> dict[str, Any]:
@@ -326,16 +214,49 @@ def test_deploy_takes_the_file_of_its_replica(run: Any, project: Path, monkeypat
     assert "the host name `collector` ends with no number" in done.err
 
 
-def test_a_worker_that_ends_by_itself_ends_the_deployment(run: Any, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "code"), [("BusRefused", 4), ("ZeroDivisionError", 75)])
+def test_a_role_that_cannot_go_on_ends_the_deployment(
+    run: Any, project: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: int
+) -> None:
     from karez.errors import BusRefused
     from karez.workers.aggregator import AggregatorWorker
 
-    for error, code in ((BusRefused("no right to read"), 4), (ZeroDivisionError("a bug"), 70)):
+    async def run_into_it(self: Any) -> None:
+        raise {"BusRefused": BusRefused, "ZeroDivisionError": ZeroDivisionError}[name]("no way")
 
-        async def run_into_it(self: Any, error: Exception = error) -> None:
-            raise error
+    monkeypatch.setattr(AggregatorWorker, "run", run_into_it)
+    monkeypatch.setattr("karez.supervision.FIRST_DELAY", 0.0001)
+    config = project / "config/karez.yaml"
+    config.write_text(config.read_text() + "fail_fast: true\n")
+    done = run("karez deploy --bus memory --for 60s")
+    assert done.code == code
+    assert "no way" in done.err
 
-        monkeypatch.setattr(AggregatorWorker, "run", run_into_it)
-        done = run("karez deploy --bus memory --for 10s")
-        assert done.code == code
-        assert str(error) in done.err
+
+def test_processes_with_different_options_for_a_role_are_named() -> None:
+    digests = [{"connector a": "1", "converter b": "1"}, {"connector a": "2", "converter b": "2"}, {"connector a": "1", "converter b": "1"}]
+    fleet = [{"process": f"host/{number}", "roles": roles} for number, roles in enumerate(digests)]
+    (words,) = troubles(fleet)
+    assert words.startswith("warning: different options for connector a, converter b (host/0, host/2 | host/1); ")
+    assert troubles([fleet[0], fleet[2]]) == []
+
+
+def test_processes_that_run_different_parts_are_no_trouble() -> None:
+    fleet = [
+        {"process": "host/1", "digest": "aaaa", "roles": {"connector a": "1"}},
+        {"process": "host/2", "digest": "bbbb", "roles": {"connector b": "2"}},
+        {"process": "old/3", "digest": "cccc"},
+    ]
+    assert troubles(fleet) == []
+
+
+def test_what_is_wrong_is_a_line_that_names_all_processes_that_say_it() -> None:
+    wrong = {"trouble": "the disk is \x1bfull", "gaps": ["3 messages"], "degraded": []}
+    fleet: list[dict[str, Any]] = [{"process": f"host/{number}", **wrong} for number in range(7)]
+    fleet.append({"process": "other/1", "degraded": ["connector a"]})
+    many = "host/0, host/1, host/2, host/3, host/4 and 2 more"
+    assert troubles(fleet) == [
+        f"{many}: the disk is \\x1bfull",
+        f"{many}: gap: 3 messages",
+        "other/1: degraded: connector a dies again and again; the log says of what",
+    ]

@@ -11,15 +11,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from karez.bus.embedded import EmbeddedServer, find_server
 from karez.bus.nats import NatsBus
+from karez.cli import processes
+from karez.cli.options import DeployOptions
 from karez.errors import BusUnreachable
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
 CONFIG = """\
 dispatchers:
@@ -89,7 +92,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def karez(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "karez", *arguments], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([sys.executable, "-m", "karez", *arguments], capture_output=True, text=True, timeout=120, check=False)
 
 
 @contextmanager
@@ -107,7 +110,7 @@ def running(*arguments: str) -> Iterator[subprocess.Popen[str]]:
         process.wait()
 
 
-def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
@@ -211,6 +214,13 @@ def test_several_worker_processes_share_the_work(server: EmbeddedServer) -> None
     assert done.stdout.splitlines()[-1] == f"collected {number}, stored {number}, dead letters 0, lost 0"
     assert len({claim.split("/")[1] for claim in lines("claims")}) == 2
     assert_all_is_stored_once()
+
+
+def test_of_several_worker_processes_without_leases_only_the_first_dispatches() -> None:
+    options = DeployOptions(["k.yaml"], delivery="at_most_once")
+    assert [share.kinds for share in processes._shares(options, 3)] == [set(), *[{"connector", "converter", "aggregator"}] * 2]
+    assert [share.kinds for share in processes._shares(replace(options, kinds={"dispatcher"}), 2)] == [{"dispatcher"}]
+    assert [share.kinds for share in processes._shares(replace(options, delivery="at_least_once"), 2)] == [set(), set()]
 
 
 def test_the_bus_in_memory_needs_no_server() -> None:

@@ -1,6 +1,7 @@
 """How `karez deploy` ends: by signals, with others on the same bus, with plugins that do not end, with a bus that is not there."""
 
 import asyncio
+import json
 import os
 import signal
 import sqlite3
@@ -15,10 +16,10 @@ import pytest
 
 from karez.bus.embedded import EmbeddedServer, find_server
 from karez.bus.nats import NatsBus
-from karez.cli.deploy import _account
+from karez.cli.account import account as _account
 from karez.errors import BusRefused, BusUnreachable
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
 CONFIG = """\
 dispatchers:
@@ -33,6 +34,7 @@ NUMBERS = '''\
 """Makes up a number a point."""
 
 import asyncio
+import json
 import os
 from pathlib import Path
 
@@ -54,11 +56,11 @@ class Connector(PullConnector[ConnectorConfig]):
 # deadlines that no user has to wait for
 PROGRAM = """\
 import sys
-import karez.cli.deploy, karez.runtime
+import karez.runtime, karez.settings
 from karez.cli import main
 
 if __name__ == "__main__":
-    karez.cli.deploy.START_DEADLINE = float(sys.argv[1])
+    karez.settings.Settings.start_deadline = float(sys.argv[1])
     karez.runtime.STOP_DEADLINE = float(sys.argv[2])
     main(sys.argv[3:])
 """
@@ -93,7 +95,7 @@ def deployed(address: str, *more: str, start: float = 60, stop: float = 25, grou
         process.wait()
 
 
-def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
@@ -152,14 +154,107 @@ def test_a_killed_worker_process_is_replaced_and_nothing_is_called_lost(server: 
     assert "lost 0" in last_line(process)
 
 
+def test_processes_whose_parent_is_killed_end_and_the_next_start_goes_on(server: EmbeddedServer) -> None:
+    with deployed(server.address, "--workers", "2") as process:
+        until(lambda: len({pid for _, pid in stored()}) == 2)
+        children = {pid for _, pid in stored()}
+        process.kill()
+        process.wait()
+        until(lambda: not any(is_alive(pid) for pid in children))
+    number = len(stored())
+    with deployed(server.address) as process:
+        until(lambda: len(stored()) > number + 8)
+        process.terminate()
+        assert process.wait(30) == 0, process.texts()  # type: ignore[attr-defined]
+    assert "lost 0" in last_line(process)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_the_embedded_server_ends_with_its_deployment(folder: Path) -> None:
+    (folder / "own.py").write_text(OWN_SERVER)
+    with subprocess.Popen([sys.executable, "own.py"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        server = int(process.stdout.readline())
+        assert is_alive(server)
+        process.kill()
+        until(lambda: not is_alive(server))
+
+
+OWN_SERVER = """\
+import asyncio
+from karez.bus.embedded import EmbeddedServer
+
+async def main():
+    server = EmbeddedServer("state", -1, keep=True)
+    await server.start()
+    print(server.pid, flush=True)
+    await asyncio.sleep(3600)
+
+asyncio.run(main())
+"""
+
+
+def reload(address: str, *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "karez", "reload", "-a", address, *more], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_running_deployment_reloads_and_refuses_what_is_wrong(server: EmbeddedServer, folder: Path, workers: str) -> None:
+    with deployed(server.address, "--workers", workers) as process:
+        until(lambda: len({pid for _, pid in stored()}) == int(workers))
+        (folder / "k.yaml").write_text(CONFIG.replace("{type: numbers}", "{type: numbers, concurrencyy: 3}"))
+        done = reload(server.address)
+        assert done.returncode == 2
+        assert "k.yaml:4:21: error: connectors[0]: unknown key `concurrencyy`; did you mean `concurrency`?" in done.stderr
+        assert "the new configuration is not taken, the old one goes on" in done.stderr
+        before = len(stored())
+        until(lambda: len(stored()) > before + 8)
+        (folder / "k.yaml").write_text(CONFIG.replace("{type: numbers}", "{type: numbers, concurrency: 3}"))
+        done = reload(server.address, "--json")
+        assert done.returncode == 0, done.stderr
+        (answer,) = json.loads(done.stdout)["answers"]
+        assert [changed["restarted"] for changed in answer["processes"]] == [["connector numbers"]] * int(workers)
+        before = len(stored())
+        until(lambda: len(stored()) > before + 8)
+        process.terminate()
+        assert process.wait(30) == 0, process.texts()  # type: ignore[attr-defined]
+    number = len(stored())
+    assert last_line(process) == f"collected {number}, stored {number}, dead letters 0, lost 0"
+
+
+def test_a_deployment_reloads_at_a_sighup_and_when_it_watches_a_plugin_that_changed(server: EmbeddedServer, folder: Path) -> None:
+    with deployed(server.address, "--watch") as process:
+        until(lambda: stored())
+        process.send_signal(signal.SIGHUP)
+        until(lambda: "reloaded: nothing changed" in process.texts()[0])  # type: ignore[attr-defined]
+        (folder / "plugins/connector/numbers.py").write_text(NUMBERS.replace('"name": name', '"name": name.upper()'))
+        until(lambda: "reloaded: restarted connector numbers" in process.texts()[0])  # type: ignore[attr-defined]
+        until(lambda: any(name == "A" for name, _ in stored()))
+        process.terminate()
+        assert process.wait(30) == 0, process.texts()  # type: ignore[attr-defined]
+    assert "lost 0" in last_line(process)
+
+
+def test_a_reload_that_nobody_hears_is_said(server: EmbeddedServer) -> None:
+    done = reload(server.address)
+    assert done.returncode == 5
+    assert "is `karez deploy` running there?" in done.stderr
+
+
 def test_a_second_signal_ends_at_once(server: EmbeddedServer, folder: Path) -> None:
     (folder / "stubborn").touch()
     with deployed(server.address) as process:
         until(lambda: stored())
         process.terminate()
-        time.sleep(0.3)
-        process.terminate()
-        assert process.wait(5) == 130
+        # two that come at once may be one to a process that was not scheduled meanwhile
+        until(lambda: process.poll() is not None or process.terminate())
+        assert process.returncode == 130
     assert "second signal" in process.texts()[1]  # type: ignore[attr-defined]
 
 
@@ -168,7 +263,7 @@ def test_a_plugin_that_does_not_end_does_not_hold_the_exit(server: EmbeddedServe
     with deployed(server.address, stop=2) as process:
         until(lambda: stored())
         process.terminate()
-        assert process.wait(10) == 0, process.texts()  # type: ignore[attr-defined]
+        assert process.wait(60) == 0, process.texts()  # type: ignore[attr-defined]
     assert "did not close" in process.texts()[1]  # type: ignore[attr-defined]
     assert "lost 0" in last_line(process)
 
@@ -177,13 +272,13 @@ def test_a_signal_while_it_waits_for_the_bus_ends_it(unused_port: int) -> None:
     with deployed(f"nats://127.0.0.1:{unused_port}") as process:
         until(lambda: "NATS address" in process.texts()[0])  # type: ignore[attr-defined]
         process.terminate()
-        assert process.wait(5) == 0
+        assert process.wait(60) == 0
     assert "Traceback" not in process.texts()[1]  # type: ignore[attr-defined]
 
 
 def test_a_bus_that_does_not_come_is_said_and_ends_with_5(unused_port: int) -> None:
     with deployed(f"nats://user:hush@127.0.0.1:{unused_port}", start=0.3) as process:
-        assert process.wait(10) == 5
+        assert process.wait(60) == 5
     out, err = process.texts()  # type: ignore[attr-defined]
     assert f"no NATS server at nats://127.0.0.1:{unused_port}" in err
     assert "start one with `nats-server -js`" in err
@@ -218,10 +313,9 @@ async def test_a_server_that_refuses_the_password_is_said_at_once(unused_port: i
         stderr=subprocess.DEVNULL,
     ) as process:
         try:
-            started = time.monotonic()
             with pytest.raises(BusRefused, match="check user, password or credentials") as refused:
-                await NatsBus(f"nats://u:hush@127.0.0.1:{unused_port}", start_deadline=10).open()
-            assert time.monotonic() - started < 5
+                # a refusal is not waited out: a deadline that never comes would hang
+                await NatsBus(f"nats://u:hush@127.0.0.1:{unused_port}", start_deadline=float("inf")).open()
             assert "hush" not in str(refused.value)
             bus = NatsBus(f"nats://u:p@127.0.0.1:{unused_port}", start_deadline=10)
             await bus.open()

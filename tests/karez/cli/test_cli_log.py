@@ -2,6 +2,8 @@
 
 import logging
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,3 +144,34 @@ def test_a_rotation_that_is_none_is_refused(rotation: str) -> None:
 def test_a_level_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigError, match="there is no level `LOUD`"):
         log.setup("LOUD")
+
+
+def test_a_line_that_cannot_be_written_is_counted_and_stops_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log.setup("INFO", rotation="90 day")
+    logging.info("before")
+    (file,) = [handler for handler in logging.getLogger().handlers if isinstance(handler, log.Lossy) and hasattr(handler, "baseFilename")]
+    file.stream.close()
+    # a folder is where the file was, so it cannot be opened anew
+    (tmp_path / "logs/info.log").rename(tmp_path / "logs/old.log")
+    (tmp_path / "logs/info.log").mkdir()
+    for number in range(3):
+        logging.info("lost %d", number)
+    (tmp_path / "logs/info.log").rmdir()
+    logging.info("after")
+    text = (tmp_path / "logs/info.log").read_text()
+    assert "INFO root: after" in text
+    assert "WARNING karez: 3 log lines could not be written" in text
+    assert "lost" not in text
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.integration
+def test_a_process_whose_stderr_is_full_or_closed_goes_on(tmp_path: Path) -> None:
+    program = "import logging, sys\nfrom karez.cli import complain, log\nlog.setup('INFO', rotation='90 day')\n"
+    program += "for _ in range(3):\n    logging.info('said')\ncomplain('nobody hears it')\n"
+    program += "open('numbers', 'w').write(str(open('other', 'w').fileno()))\n"
+    for way in ("2>/dev/full", "2>&-", "0<&- 2>&-"):
+        subprocess.run(["sh", "-c", f'"$0" -c "$1" {way}', sys.executable, program], check=True, cwd=tmp_path, timeout=60)
+        # nothing else gets the number of stderr
+        assert int((tmp_path / "numbers").read_text()) > 2
+    assert (tmp_path / "logs/info.log").read_text().count("said") == 9

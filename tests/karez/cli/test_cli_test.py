@@ -1,6 +1,7 @@
 """`karez test`: stages of a pipeline without a bus."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,7 @@ FLAT = """\
     'hall': 'data_hall_0',
     'crac': 'crac_0',
     'field': 'ReturnTemperature',
-    'value': 38.15,
-    '_karez': {'category': 'telemetry'}
+    'value': 38.15
 }
 """
 
@@ -41,6 +41,25 @@ def test_dispatcher_and_connector_show_the_raw_record_though_converters_follow(r
 
 def test_converters_are_run_when_they_are_named(run: Any) -> None:
     assert run("karez test -c config/karez.yaml -d points -n mock -v flat").out == FLAT
+
+
+def test_a_converter_that_is_not_written_yet_is_said_and_the_others_run(run: Any, project: Path) -> None:
+    change(project, "  - type: flat\n", "  - type: flat\n  - {type: flat, name: begun, next: [missing]}\n")
+    done = run("karez test -c config/karez.yaml -d points -n mock -v begun")
+    assert (done.code, done.out) == (0, FLAT)
+    assert "warning: converters[1].next[0]: there is no converter named `missing`" in done.err
+
+
+def test_plugins_in_a_folder_that_is_nearly_called_so_are_named(run: Any, project: Path) -> None:
+    shutil.copytree(project / "plugins", project / "plugnis")
+    done = run("karez test -c config/karez.yaml -p plugins/ -d points -n mock -v flat")
+    assert (done.code, done.out) == (0, FLAT)
+    assert "notice: plugnis: plugins in it are not read; plugins is; if they belong there, move them" in done.err
+
+
+def test_a_folder_that_is_nearly_called_so_but_has_no_plugins_is_not_named(run: Any, project: Path) -> None:
+    (project / ".plugins" / "nats").mkdir(parents=True)
+    assert ".plugins" not in run("karez test -c config/karez.yaml -p plugins/ -d points -n mock").err
 
 
 def test_all_runs_all_tasks_and_shows_all_records(run: Any) -> None:

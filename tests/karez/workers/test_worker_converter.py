@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from karez import NotConnected, Rejected
-from karez.bus import Bus
+from karez.bus import Bus, Message
 from karez.bus.topology import converter_durable, converter_subject
 from karez.pipeline import Pipeline
 from tests.conftest import until
@@ -44,14 +44,25 @@ async def test_a_message_that_comes_again_adds_nothing(bus: Bus, pipeline: Build
     async with running(built, bus) as deployment:
         converter = worker(deployment, "converter", "mark")
         for seq in (1, 2):
-            message = type("Again", (), {})
-            from karez.bus import Message
-
             message = Message(converter_subject("mark"), b'{"name":"a"}', {"Nats-Msg-Id": "m"}, None, seq, 1, 0)
             await converter.keep(await converter._convert(message), message.id)
         await bus.publish(converter_subject("mark"), b'{"name":"b"}', "n")
         await until(lambda: len(sink.records) == 2)
     assert names(sink.records) == ["a", "b"]
+
+
+async def test_a_converter_that_makes_another_number_each_time_multiplies_nothing(bus: Bus, pipeline: Build) -> None:
+    built, mark, sink = build(pipeline)
+    numbers = iter([2, 5, 1])
+    mark.script = lambda found: [{"name": f"{found['name']}{place}"} for place in range(next(numbers))]
+    async with running(built, bus) as deployment:
+        converter = worker(deployment, "converter", "mark")
+        for seq in (1, 2):
+            message = Message(converter_subject("mark"), b'{"name":"a"}', {"Nats-Msg-Id": "m"}, None, seq, 1, 0)
+            await converter.keep(await converter._convert(message), message.id)
+        await bus.publish(converter_subject("mark"), b'{"name":"b"}', "n")
+        await until(lambda: len(sink.records) == 3)
+    assert names(sink.records) == ["a0", "a1", "b0"]
 
 
 async def test_what_is_no_record_is_a_dead_letter_and_its_neighbours_go_on(bus: Bus, pipeline: Build) -> None:
@@ -136,7 +147,7 @@ async def test_a_fault_of_the_runtime_gives_the_message_back(bus: Bus, pipeline:
 async def test_the_bus_hears_of_messages_that_take_long(bus: Bus, pipeline: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     real = converter_durable("mark")
     impatient = type(real)(real.stream, real.name, real.subject, ack_wait=0.3, max_unacked=1024)
-    for place in ("karez.runtime.converter_durable", "karez.workers.converter.converter_durable"):
+    for place in ("karez.needs.converter_durable", "karez.workers.converter.converter_durable"):
         monkeypatch.setattr(place, lambda name, real=converter_durable: impatient if name == "mark" else real(name))
     built, mark, sink = build(pipeline)
     mark.may_block = True

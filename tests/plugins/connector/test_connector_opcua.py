@@ -461,18 +461,34 @@ async def wire(port: int):
 
 async def test_a_server_that_stops_answering_is_not_connected_after_the_time_out(plant):
     async with wire(plant.port) as (port, is_open):
-        node = build("connector", f"type: opcua\nurl: opc.tcp://127.0.0.1:{port}\ntimeout: 300ms")
+        node = build("connector", f"type: opcua\nurl: opc.tcp://127.0.0.1:{port}\ntimeout: 2")
         await node.role.open()
         is_open.clear()
-        started = time.monotonic()
-        with pytest.raises(NotConnected, match=r"no answer within 0\.3 s"):
+        with pytest.raises(NotConnected, match=r"no answer within 2 s"):
             await fetch(node, ["ns=2;s=Double"])
         await node.role.close()
-        with pytest.raises(NotConnected, match=r"no answer within 0\.3 s"):
+        with pytest.raises(NotConnected, match=r"no answer within 2 s"):
             await node.role.open()
         await node.role.close()
-        assert time.monotonic() - started < 3
     assert [task for task in asyncio.all_tasks() if "asyncua" in str(task.get_coro())] == []
+
+
+async def test_a_session_that_was_ended_for_another_worker_is_opened_again(plant):
+    async with connector(plant) as node:
+        role = node.role
+        first = role._client
+        await role.leave("another.example:4840")
+        assert role._client is first
+        await role.leave(role.device_of("ns=2;s=Double"))
+        assert role._client is None
+        assert (await fetch(node, ["ns=2;s=Double"])).records[0]["value"] == 0.1
+        assert role._client not in (None, first)
+
+
+def test_what_exclusive_and_rate_limit_ask_for_is_in_the_options():
+    role = build("connector", "type: opcua\nurl: opc.tcp://user@plc.example.com\nsecurity: {username: reader}").role
+    assert role.device_of("ns=2;i=5") == "plc.example.com:4840"
+    assert role.account() == "reader"
 
 
 async def test_many_fetches_share_the_session(plant):

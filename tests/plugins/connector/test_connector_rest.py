@@ -675,3 +675,14 @@ async def test_close_is_safe_without_open_and_twice():
     await node.role.close()
     with pytest.raises(NotConnected):
         await fetch(node, ["a"])
+
+
+@pytest.mark.parametrize(
+    ("security", "is_named"),
+    [("{type: none}", False), ("{type: basic, username: u, password: p}", True), ("{type: bearer, token: t}", True)],
+)
+def test_the_account_is_told_apart_without_giving_the_secret_away(security, is_named):
+    role = build("connector", f"type: rest\nbase_url: http://localhost:1234/api\nsecurity: {security}").role
+    assert bool(role.account()) == is_named
+    assert role.account() not in ("p", "t")
+    assert role.device_of("a") == "localhost:1234"

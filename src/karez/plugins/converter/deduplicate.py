@@ -13,7 +13,7 @@ converters:
   null) has changed when it is not the same, and so has a record whose `watch` keys (the quality) are not the same.
 - After `heartbeat` an unchanged value passes anyway. The time is that of the records, if it is in epoch seconds (put
   `fix_timestamp` before), otherwise that of their arrival.
-- A record that is older than the last one that passed passes too: it is late, and nothing can be said of its neighbours.
+- A record that is older than the last one that passed passes too: it is late, and nothing can be said of its neighbours. `late` marks it.
 - A record without `key`, or that is a text, passes; the first such is named in the log.
 - Put it last in its chain: work that fails behind it is done again, but an unchanged value does not pass a second time.
 - Records that do not pass are counted as dropped. What is remembered is the last record of each key, in this process: after a
@@ -48,6 +48,8 @@ class Config(ConverterConfig):
     """Key of the record that holds its time in epoch seconds."""
     watch: Texts = ["quality"]
     """Other keys of the record whose change lets it pass."""
+    late: str | None = None
+    """Key that is set to true in a record that is late; unless set, late records pass as they are."""
     max_keys: int = Field(default=100_000, ge=1)
     """Most points that are remembered; beyond that, the one that passed longest ago is forgotten."""
 
@@ -62,16 +64,17 @@ class Converter(karez.Converter[Config]):
         self._has_warned = False
 
     def convert(self, record: Any) -> Any:
-        return record if self._passes(record, time.monotonic()) else None
+        return self._passing(record, time.monotonic())
 
     def convert_many(self, records: list[Any]) -> list[Any]:
         arrived = time.monotonic()
-        return [record for record in records if self._passes(record, arrived)]
+        return [passing for record in records if (passing := self._passing(record, arrived)) is not None]
 
-    def _passes(self, record: Any, arrived: float) -> bool:
+    def _passing(self, record: Any, arrived: float) -> Any:
+        """The record if it passes, marked if it is late."""
         key = self._key(record)
         if key is None:
-            return True
+            return record
         value, watched = record.get(self.config.value), [record.get(name) for name in self.config.watch]
         moment = record.get(self.config.timestamp)
         by_source = moment.__class__ is float or moment.__class__ is int
@@ -79,12 +82,12 @@ class Converter(karez.Converter[Config]):
         last = self._passed.get(key)
         if last is not None and last[3] == by_source:
             if now < last[2]:
-                return True
+                return {**record, self.config.late: True} if self.config.late else record
             is_due = 0 < self.config.heartbeat <= now - last[2]
             if not is_due and watched == last[1] and not self._has_changed(last[0], value):
-                return False
+                return None
         self._remember(key, (value, watched, now, by_source))
-        return True
+        return record
 
     def _key(self, record: Any) -> Any:
         """What the point is remembered by; nothing if the record does not say."""

@@ -29,6 +29,10 @@ neighbours are delivered. From then on they are left out, and tried again, alone
 busy is asked again. Each device is read on its own: one that is slow or away delays no other, and one that is away is
 tried again by one task only, after 1 s, 2 s, ... at most 30 s, while its entities fail with the reason at once.
 
+Many gateways take one connection, or answer only the last of two requests that overlap. With `exclusive: true` all processes talk to
+a host and port in turn, and hang up when another one's turn comes. Where several addresses lead to one serial line, give the rows a
+column that names it, and that column to `exclusive`.
+
 The published Karez reads with little byte and word order unless told otherwise; here it is `big`, as Modbus itself has it.
 Set `byte_order: little` and `word_order: little` for an address list that relied on it.
 
@@ -63,7 +67,7 @@ from ._codec import parse_encoding, parse_order, parse_type
 from ._device import Device, Pace
 from ._link import Away, Link
 from ._plan import Item, Limits, Memory, Plan
-from ._point import Defaults, DeviceKey, Region, parse_region
+from ._point import Defaults, DeviceKey, Region, parse_device, parse_region
 
 _MOST_PLANNED_POINTS = 100_000
 
@@ -167,6 +171,20 @@ class Connector(PullConnector[Config]):
         """The requests of a task when no register is refused."""
         plan, memory = Plan(entities, self._defaults), Memory()
         return sum(len(table.requests(memory, self._pace(key).limits)) for key, tables in plan.devices.items() for table in tables)
+
+    def device_of(self, entity: Entity) -> str:
+        """The host and port of an entity: units behind one gateway share its line."""
+        try:
+            key = parse_device(entity, self._defaults)
+        except ValueError:
+            return super().device_of(entity)
+        return f"{key.host}:{key.port}"
+
+    def leave(self, device: str) -> None:
+        """Close the connection to a device, or all that are idle, if it is named by a line that nothing here knows."""
+        links = [link for (host, port), link in self._links.items() if device in (host, f"{host}:{port}")]
+        for link in links or [link for link in self._links.values() if not link.lock.locked()]:
+            link.close()
 
     async def fetch(self, entities: list[Entity]) -> list[Item]:
         plan = self._plan(entities)

@@ -132,14 +132,7 @@ def parse_point(entity: Any, defaults: Defaults) -> Point:
     if not isinstance(entity, Mapping):
         raise ValueError(f"an entity is an object with at least an Offset, not {type(entity).__name__}")
     row = _Row(entity)
-    host = row.read("Host", str, defaults.host)
-    if not host:
-        raise ValueError("it names no Host, and the connector has no `host`")
-    device = DeviceKey(
-        host,
-        row.read("Port", _within(1, 65535), defaults.port),
-        row.read("Unit", _within(0, 255), defaults.unit),
-    )
+    device = _device(row, defaults)
     region = row.read("Region", parse_region, defaults.region)
     address = row.read("Offset", _within(0, 65535), None)
     if address is None:
@@ -149,6 +142,18 @@ def parse_point(entity: Any, defaults: Defaults) -> Point:
         raise ValueError(f"it ends at address {address + shape.words - 1}, the last one is 65535")
     name = row.read("Name", str, None) or f"{device.host}:{device.port}/{device.unit}/{region}/{address}"
     return Point(entity, name, device, region, address, shape)
+
+
+def parse_device(entity: Any, defaults: Defaults) -> DeviceKey:
+    """The device that an entity is read from; raises `ValueError`."""
+    return _device(_Row(entity if isinstance(entity, Mapping) else {}), defaults)
+
+
+def _device(row: _Row, defaults: Defaults) -> DeviceKey:
+    host = row.read("Host", str, defaults.host)
+    if not host:
+        raise ValueError("it names no Host, and the connector has no `host`")
+    return DeviceKey(host, row.read("Port", _within(1, 65535), defaults.port), row.read("Unit", _within(0, 255), defaults.unit))
 
 
 class _Row:

@@ -105,12 +105,14 @@ class Connector(PullConnector[Config]):
     """Reads the values of nodes in few requests, in a session that is kept."""
 
     _client: Client | None = None
+    _has_left = False
     _max_read = _MAX_NODES
     _max_browse = _MAX_NODES
 
     async def open(self) -> None:
         """Open a session, and ask the server what it allows."""
         await self.close()
+        self._has_left = False
         client = await open_session(self.config.url, self.config.timeout, self.config.security)
         self._client = client
         self._points: dict[Any, Point | str] = {}
@@ -132,6 +134,16 @@ class Connector(PullConnector[Config]):
         if client is not None:
             await close_session(client)
 
+    async def leave(self, device: str) -> None:
+        """End the session, because another worker has its turn; the next fetch opens one again."""
+        if device == self.device_of(None):
+            await self.close()
+            self._has_left = True
+
+    def account(self) -> str:
+        """The user that logs in."""
+        return self.config.security.username or ""
+
     def count_requests(self, entities: Sequence[Entity]) -> int:
         """The requests of a task, if the server allows as many nodes as the options say."""
         return -(-len(entities) // (self.config.max_nodes_per_read or _MAX_NODES))
@@ -139,14 +151,14 @@ class Connector(PullConnector[Config]):
     async def check(self) -> None:
         """Ask the server whether it is running."""
         state = ua.ReadValueId(NodeId=ua.NodeId(ua.ObjectIds.Server_ServerStatus_State), AttributeId=ua.AttributeIds.Value)
-        answer = (await self._request(self._connected(), [state]))[0]
+        answer = (await self._request(await self._connected(), [state]))[0]
         if answer.Value.Value != ua.ServerState.Running:
             name = ua.ServerState(answer.Value.Value).name if isinstance(answer.Value.Value, int) else answer.StatusCode.name
             raise NotConnected(f"{shown(self.config.url)}: the server says that its state is {name}")
 
     async def fetch(self, entities: list[Entity]) -> list[Record | Failed]:
         """Read these nodes, in as many requests as the server's limit makes necessary."""
-        client = self._connected()
+        client = await self._connected()
         found: list[Record | Failed] = []
         known: list[Entity] = []
         points: list[Point] = []
@@ -166,7 +178,7 @@ class Connector(PullConnector[Config]):
 
     async def discover(self) -> list[Entity]:
         """All variables below `root`: their node ids, and their paths as names."""
-        client = self._connected()
+        client = await self._connected()
         root = parse_node_id(self.config.root, self._namespaces)
         try:
             found, problems = await browse(client, root, self.config.depth, self.config.namespaces, self._max_browse)
@@ -176,7 +188,9 @@ class Connector(PullConnector[Config]):
             self.log.warning("browsing left out %d nodes: %s", len(problems), "; ".join(problems[:5]))
         return found
 
-    def _connected(self) -> Client:
+    async def _connected(self) -> Client:
+        if self._has_left:
+            await self.open()
         if self._client is None:
             raise NotConnected(f"{shown(self.config.url)}: there is no session")
         return self._client

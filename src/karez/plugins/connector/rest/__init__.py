@@ -52,6 +52,7 @@ host and to `allowed_hosts`, and credentials go to no other server than that of 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
@@ -143,6 +144,12 @@ class Connector(PullConnector[Config]):
 
     async def check(self) -> None:
         await self._client.check()
+
+    def account(self) -> str:
+        """The user, or what tells one token from another."""
+        security = self.config.security or Security(type="none")
+        secret = security.token or security.value
+        return security.username or (blake2b(secret.get_secret_value().encode(), digest_size=16).hexdigest() if secret else "")
 
     def count_requests(self, entities: Sequence[Entity]) -> int:
         """The requests of a task, when every answer is of one page."""

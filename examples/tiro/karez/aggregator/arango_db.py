@@ -1,0 +1,1 @@
+from tiro.plugins.karez import ArangoAggregator as Aggregator

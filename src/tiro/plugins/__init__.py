@@ -1,0 +1,1 @@
+"""Plugins for other programs; the only room of tiro that imports karez."""

@@ -1,0 +1,1 @@
+"""Tiro's aggregators for Karez; the file's name is the type."""

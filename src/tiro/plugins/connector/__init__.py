@@ -1,0 +1,1 @@
+"""Tiro's connectors for Karez; the file's name is the type."""

@@ -1,0 +1,50 @@
+"""The little of HTTP that the simulators of sources and sinks need: requests in, and answers that may be as wrong as one likes."""
+
+import asyncio
+import gzip
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+from tests.faults.background import TcpServer
+
+Answer = Callable[["Request", asyncio.StreamWriter], Awaitable[None]]
+
+
+@dataclass
+class Request:
+    """One request; `number` counts from 1."""
+
+    number: int
+    path: str
+    body: bytes
+
+
+class HttpServer(TcpServer):
+    """Hands each request, with the connection that it came over, to `answer`; `requests` counts them."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+        self.requests = 0
+        super().__init__(self._converse)
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            headers = {}
+            while (field := (await reader.readline()).strip()) != b"":
+                name, _, value = field.decode().partition(":")
+                headers[name.lower()] = value.strip()
+            body = await reader.readexactly(int(headers.get("content-length", 0)))
+            self.requests += 1
+            path = unquote(urlsplit(line.split()[1].decode()).path)
+            await self._answer(
+                Request(self.requests, path, gzip.decompress(body) if headers.get("content-encoding") == "gzip" else body), writer
+            )
+            await writer.drain()
+
+
+def reply(writer: asyncio.StreamWriter, status: int, body: bytes = b"", *headers: str) -> None:
+    """Write a whole answer."""
+    lines = [f"HTTP/1.1 {status} whatever", "Content-Type: application/json", f"Content-Length: {len(body)}", *headers, "", ""]
+    writer.write("\r\n".join(lines).encode() + body)
