@@ -11,7 +11,7 @@ from karez.bus import Durable, Retention, Stream
 from karez.bus import definitions as module
 from karez.bus.embedded import EmbeddedServer
 from karez.bus.nats import NatsBus
-from tests.conftest import until
+from karez.ending import end
 
 pytestmark = pytest.mark.integration
 
@@ -98,6 +98,5 @@ async def test_messages_that_a_durable_gave_up_become_dead_letters(server: Embed
         async with asyncio.timeout(40):
             while (await bus.stream_state("WORK")).messages:  # type: ignore[union-attr]
                 await asyncio.sleep(0.01)
-        listening.cancel()
+        await end([listening])  # nats-py may swallow a cancellation
         await subscription.close()
-        await until(lambda: listening.done())
