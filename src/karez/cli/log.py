@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -140,6 +141,14 @@ class _ByTime(Lossy, TimedRotatingFileHandler):
     pass
 
 
+def _let_go() -> None:
+    """Drop what could not be written: Python tries once more at its end, and would make 120 of the exit code."""
+    try:
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
 def _keep_stderr() -> None:
     """Where stderr was closed its number is free: let no file or connection get it, for the interpreter's last words to end up in."""
     if sys.stderr is None:
@@ -161,6 +170,7 @@ def setup(level: str, generation: int = 2, rotation: str | None = None, part: st
         there = ", ".join(name for name, value in levels.items() if value)
         raise ConfigError([Problem(None, "--logging-level", f"there is no level `{level}`", f"the levels are {there}")])
     _keep_stderr()
+    atexit.register(_let_go)
     handlers: list[logging.Handler] = [_ToScreen()]
     if rotation is not None:
         handlers.append(_file(Path("logs") / ".".join(filter(None, (level.lower(), part, "log"))), rotation))
