@@ -95,7 +95,7 @@ async def test_in_strict_an_acknowledgement_is_confirmed_when_it_returns(strict_
         await subscription.close()
 
 
-@pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
+@pytest.mark.skipif(not shutil.which("strace"), reason="not run: needs strace; apt-get install strace")
 async def test_in_strict_the_server_syncs_before_it_confirms(strict_server: EmbeddedServer, tmp_path: Path) -> None:
     async with opened(strict_server, strict_server.profile(Profile(is_strict=True))) as bus:
         await bus.declare([WORK], [READER])
