@@ -43,8 +43,9 @@ class Signals:
                     signal.signal(getattr(signal, name), signal.SIG_IGN)
                 del handlers[name]
         for name, handler in handlers.items():
-            with contextlib.suppress(NotImplementedError, AttributeError):  # Windows has no handlers in the loop; Ctrl-C raises there
-                loop.add_signal_handler(getattr(signal, name), handler)
+            if hasattr(signal, name):  # Windows has no SIGHUP
+                with contextlib.suppress(NotImplementedError):  # nor handlers in the loop; Ctrl-C raises there
+                    loop.add_signal_handler(getattr(signal, name), handler)
 
     async def unless(self, start: Coroutine[Any, Any, None]) -> None:
         """Wait for what may take long; raises `StoppedEarly` at a signal."""

@@ -16,6 +16,7 @@ from karez.bus.embedded import EmbeddedServer
 from karez.bus.nats import NatsBus
 from karez.bus.profile import Profile
 from karez.errors import BusRefused
+from tests.conftest import not_run
 
 pytestmark = pytest.mark.integration
 
@@ -95,8 +96,9 @@ async def test_in_strict_an_acknowledgement_is_confirmed_when_it_returns(strict_
         await subscription.close()
 
 
-@pytest.mark.skipif(not shutil.which("strace"), reason="not run: needs strace; apt-get install strace")
 async def test_in_strict_the_server_syncs_before_it_confirms(strict_server: EmbeddedServer, tmp_path: Path) -> None:
+    if not shutil.which("strace"):
+        not_run("needs strace; apt-get install strace")
     async with opened(strict_server, strict_server.profile(Profile(is_strict=True))) as bus:
         await bus.declare([WORK], [READER])
         trace = tmp_path / "trace"
@@ -106,7 +108,7 @@ async def test_in_strict_the_server_syncs_before_it_confirms(strict_server: Embe
                 number, syncs = 0, 0
                 while not syncs:  # until it is attached
                     if tracer.poll() is not None:
-                        pytest.skip("processes cannot be traced here")
+                        not_run("needs the right to trace a process; run as root")
                     number += 1
                     await bus.publish("work.a", b"x", f"before{number}")
                     syncs = _syncs(trace)

@@ -14,15 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import not_run
+
 
 def needs(binary, package):
     """The path of a program; without it the test is skipped with the remedy, and fails where everything must run."""
     found = shutil.which(binary) or shutil.which(binary, path="/usr/sbin:/usr/local/sbin")
     if found is None:
-        reason = f"not run: needs {package}; apt-get install {package}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        not_run(f"needs {package}; apt-get install {package}")
     return found
 
 

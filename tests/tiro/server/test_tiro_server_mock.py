@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import httpx2
+import jsonschema_rs
 import pytest
 
 from tests.tiro.conftest import COOLING, POWER, SCENARIO, Load, Serve
@@ -61,7 +62,6 @@ def test_many_points_are_read_in_one_request(client: httpx2.Client, mock: Mock) 
 
 
 def test_a_sample_fits_the_schema_and_the_hierarchy(client: httpx2.Client, mock: Mock) -> None:
-    jsonschema_rs = pytest.importorskip("jsonschema_rs")
     sample, hierarchy = client.get("/sample").json(), client.get("/hierarchy").json()
     assert jsonschema_rs.validator_for(schema.json_schema(mock.scenario)).is_valid(sample)
     assert hierarchy["DataHall"]["data_hall_0"]["CRAC"]["crac_0"] == {
