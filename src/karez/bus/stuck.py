@@ -16,7 +16,7 @@ import msgspec
 from karez.bus import Bus, Message, Retention
 from karez.bus.definitions import Definitions
 from karez.bus.topology import DEAD, dead_subject
-from karez.errors import BusError, BusFull
+from karez.errors import BusError, BusFull, BusRefused
 
 log = logging.getLogger("karez.bus")
 
@@ -36,11 +36,27 @@ async def bury_stuck(bus: Bus, definitions: Definitions, durables: Callable[[], 
     while True:
         with contextlib.suppress(BusError):
             async for _, body, _, _ in bus.listen(ADVISORIES):
-                with contextlib.suppress(msgspec.MsgspecError, BusError):
+                try:
                     advisory = msgspec.json.decode(body, type=_Advisory)
-                    if (advisory.stream, advisory.consumer) in durables() and advisory.stream != DEAD:
-                        await _bury(bus, definitions, advisory)
+                except msgspec.MsgspecError as error:
+                    log.warning("an advisory that cannot be read: %s", error)
+                    continue
+                if (advisory.stream, advisory.consumer) in durables() and advisory.stream != DEAD:
+                    await _buried(bus, definitions, advisory)
         await asyncio.sleep(_AGAIN)
+
+
+async def _buried(bus: Bus, definitions: Definitions, advisory: _Advisory) -> None:
+    """Bury until it is done: the advisory comes only once."""
+    while True:
+        try:
+            return await _bury(bus, definitions, advisory)
+        except BusRefused as error:
+            what = f"message {advisory.stream_seq} of stream {advisory.stream}, which {advisory.consumer} gave up"
+            return log.error("%s, cannot be made a dead letter: %s", what, error)
+        except BusError as error:
+            log.debug("message %d of stream %s: %s", advisory.stream_seq, advisory.stream, error)
+            await asyncio.sleep(_AGAIN)
 
 
 async def _bury(bus: Bus, definitions: Definitions, advisory: _Advisory) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 import pytest
 
-from karez.bus import Durable, Retention, Stream
+from karez.bus import Durable, Message, Retention, Stream, stuck
 from karez.bus import definitions as module
 from karez.bus.embedded import EmbeddedServer
 from karez.bus.nats import NatsBus
+from karez.bus.topology import DEAD, streams
 from karez.ending import end
+from karez.errors import BusUnreachable
 
 pytestmark = pytest.mark.integration
 
@@ -73,10 +77,6 @@ def test_versions_are_compared_as_numbers(older: str, newer: str) -> None:
 
 
 async def test_messages_that_a_durable_gave_up_become_dead_letters(server: EmbeddedServer) -> None:
-    import asyncio
-
-    from karez.bus.topology import DEAD, streams
-
     async with opened(server) as bus:
         await bus.declare(streams([]), [])
         reader = Durable("WORK", "connector_y", "work.b", ack_wait=0.2)
@@ -100,3 +100,21 @@ async def test_messages_that_a_durable_gave_up_become_dead_letters(server: Embed
                 await asyncio.sleep(0.01)
         await end([listening])  # nats-py may swallow a cancellation
         await subscription.close()
+
+
+async def test_a_message_that_was_given_up_is_buried_once_the_bus_takes_it(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stuck, "_AGAIN", 0.01)
+    async with opened(server) as bus:
+        await bus.declare(streams([]), [])
+        await bus.publish("work.b", b"body", "id")
+        read, refusals = bus.read, iter([BusUnreachable("away"), BusUnreachable("still away")])
+
+        async def at_times(stream: str, first_seq: int = 1) -> AsyncIterator[Message]:
+            if (error := next(refusals, None)) is not None:
+                raise error
+            async for message in read(stream, first_seq):
+                yield message
+
+        monkeypatch.setattr(bus, "read", at_times)
+        await stuck._buried(bus, bus._definitions, stuck._Advisory("WORK", "connector_y", 1, 1))
+        assert [message.body async for message in read(DEAD)] == [b"body"]
