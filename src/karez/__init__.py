@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from karez.errors import ConfigError, NotConnected, PluginError, Rejected
     from karez.options import Duration, Secret, Timezone, find_zone, suggest
-    from karez.records import DEFAULT_CATEGORY, META, Entity, Failed, Record, Records, category_of
+    from karez.records import DEFAULT_CATEGORY, META, Entity, Failed, Part, Record, Records, category_of
     from karez.roles import (
         RESERVED_CATEGORIES,
         Aggregator,
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
         DispatcherConfig,
         ListenConnector,
         PullConnector,
+        WindowConfig,
+        WindowDispatcher,
     )
 else:
 
@@ -48,6 +50,7 @@ __all__ = [
     "Failed",
     "ListenConnector",
     "NotConnected",
+    "Part",
     "PluginError",
     "PullConnector",
     "Record",
@@ -55,6 +58,8 @@ __all__ = [
     "Rejected",
     "Secret",
     "Timezone",
+    "WindowConfig",
+    "WindowDispatcher",
     "category_of",
     "find_zone",
     "suggest",

@@ -17,7 +17,7 @@ from karez.errors import Problem, Severity
 from karez.options import suggest
 from karez.records import DEFAULT_CATEGORY
 from karez.registry import Plugin
-from karez.roles import KINDS, RESERVED_CATEGORIES, Config, Dispatcher, ListenConnector, PullConnector, Role
+from karez.roles import KINDS, RESERVED_CATEGORIES, Config, Dispatcher, ListenConnector, PullConnector, Role, WindowDispatcher
 
 
 class _Role(Protocol):
@@ -206,6 +206,15 @@ def _asked(drafts: Drafts) -> Iterator[Problem]:
             elif isinstance(draft.role, Dispatcher) and draft.role.asks_connector and not _discovers(target.role):
                 reason = f"`{target.name}` ({target.entry.options.get('type')}) cannot discover its entities"
                 yield draft.error(reason, reference.key, "use a dispatcher that lists them, such as `default` or `csv`")
+            elif isinstance(draft.role, WindowDispatcher) and not _reads_ranges(target):
+                reason = f"`{target.name}` ({target.entry.options.get('type')}) reads no windows: it has no `fetch_range`"
+                yield draft.error(reason, reference.key, "use a connector that reads ranges, such as `sql`, or a dispatcher of rounds")
+
+
+def _reads_ranges(target: Draft) -> bool:
+    # one whose records are another one's entities may hand the window on
+    own = getattr(type(target.role), "fetch_range", PullConnector.fetch_range) is not PullConnector.fetch_range
+    return own or bool(getattr(target.config, "connector", None))
 
 
 def _discovers(role: Role[Any]) -> bool:

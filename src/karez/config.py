@@ -15,6 +15,7 @@ from karez.errors import ConfigError, Place, Problem, Severity
 from karez.interpolation import fill, is_whole
 from karez.options import suggest
 from karez.settings import Settings
+from karez.variables import Variables, dotenv
 
 TOP_KEYS = {"dispatchers": "dispatcher", "connectors": "connector", "converters": "converter", "aggregators": "aggregator"}
 SETTINGS = tuple(Settings.model_fields)
@@ -64,7 +65,7 @@ class Configuration:
 
 def load(paths: Sequence[Path | str], environ: Mapping[str, str] | None = None) -> Configuration:
     """The entries of these files, folders and globs; raises `ConfigError` with all problems of all files."""
-    environ = os.environ if environ is None else environ
+    variables = Variables(os.environ if environ is None else environ, dotenv(paths))
     configuration = Configuration([], [])
     problems = configuration.problems
     for file in _files(paths, problems):
@@ -75,9 +76,10 @@ def load(paths: Sequence[Path | str], environ: Mapping[str, str] | None = None) 
             problems.append(error.problem)
             continue
         problems.extend(document.problems)
-        configuration.entries.extend(_entries(document, environ, problems))
+        configuration.entries.extend(_entries(document, variables, problems))
         if isinstance(document.value, dict):
-            _join(configuration.settings, _settings(document, environ, problems), problems)
+            _join(configuration.settings, _settings(document, variables, problems), problems)
+    problems.extend(variables.problems)
     if any(problem.severity is Severity.ERROR for problem in problems):
         raise ConfigError(problems)
     return configuration
@@ -125,7 +127,7 @@ def _like(path: Path) -> str | None:
     return f"did you mean {path.parent / nearest}?" if nearest else None
 
 
-def _entries(document: Document, environ: Mapping[str, str], problems: list[Problem]) -> Iterator[Entry]:
+def _entries(document: Document, variables: Variables, problems: list[Problem]) -> Iterator[Entry]:
     value, file = document.value, document.file
     if value is None:
         problems.append(Problem(Place(file, 1, 1), "", "the file is empty", f"it needs one of the keys {', '.join(TOP_KEYS)}"))
@@ -146,18 +148,18 @@ def _entries(document: Document, environ: Mapping[str, str], problems: list[Prob
                 known = f"there are {', '.join(TOP_KEYS)}, and the settings {', '.join(SETTINGS)}; begin a key of your own with `x-`"
                 problems.append(Problem(place, "", f"unknown key `{key}`", f"did you mean `{nearest}`?" if nearest else known))
         elif isinstance(items, list):
-            yield from _listed(document, key, environ, problems)
+            yield from _listed(document, key, variables, problems)
         elif items is not None:
             hint = "begin each entry with `- `" if isinstance(items, dict) else "each entry is a mapping that begins with `- type: ...`"
             problems.append(Problem(place, key, f"must be a list of mappings, not {_what(items)}", hint))
 
 
-def _settings(document: Document, environ: Mapping[str, str], problems: list[Problem]) -> Entry:
+def _settings(document: Document, variables: Variables, problems: list[Problem]) -> Entry:
     """The settings of one file."""
     options = {key: value for key, value in document.value.items() if key in SETTINGS}
     places = {path: place for path, place in document.places.items() if path[0] in options}
     entry = Entry("settings", options, Place(document.file, 1, 1), "", places)
-    _fill(entry, [found for found in document.dollars if found[0][0] in options], environ, problems)
+    _fill(entry, [found for found in document.dollars if found[0][0] in options], variables, problems)
     return entry
 
 
@@ -177,7 +179,7 @@ def _join(settings: Entry, more: Entry, problems: list[Problem]) -> None:
     settings.texts = more.texts | settings.texts
 
 
-def _listed(document: Document, key: str, environ: Mapping[str, str], problems: list[Problem]) -> Iterator[Entry]:
+def _listed(document: Document, key: str, variables: Variables, problems: list[Problem]) -> Iterator[Entry]:
     """The entries of one list."""
     dollars: dict[int, list[tuple[KeyPath, str, bool]]] = {}
     for path, text, plain in document.dollars:
@@ -197,16 +199,16 @@ def _listed(document: Document, key: str, environ: Mapping[str, str], problems: 
             for name in odd:
                 problems.append(Problem(entry.where((name,)), said, f"the key {name!r} is not a text", "keys are names of options"))
             continue
-        _fill(entry, dollars.get(index, []), environ, problems)
+        _fill(entry, dollars.get(index, []), variables, problems)
         yield entry
 
 
-def _fill(entry: Entry, dollars: list[tuple[KeyPath, str, bool]], environ: Mapping[str, str], problems: list[Problem]) -> None:
+def _fill(entry: Entry, dollars: list[tuple[KeyPath, str, bool]], variables: Variables, problems: list[Problem]) -> None:
     """Fill in the `${...}` of an entry; a value that is one of them, and not in quotes, may become a number."""
     hidden: set[str] = set()
     secret: set[KeyPath] = set()
     for path, text, plain in dollars:
-        filled = fill(text, environ)
+        filled = fill(text, variables)
         for reason, hint in filled.faults:
             problems.append(Problem(entry.where(path), f"{entry.path}.{say(path)}".removeprefix("."), reason, hint))
         if filled.hidden:

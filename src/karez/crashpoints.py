@@ -3,8 +3,8 @@
 They exist only when `arm` was called, which the command line does for the environment variable KAREZ_CRASH_AT:
 `connector.stored:3` ends the process, as kill -9 does, when it passes that place for the third time.
 
-dispatcher   leaseless · leased · part_published · published · saved
-connector    taken · fetched · part_stored · stored · recorded
+dispatcher   leaseless · leased · part_published · published · saved; of windows: given · read · written · bookmarked
+connector    taken · part_read · fetched · part_stored · stored · recorded
 converter    taken · converted · part_stored · stored · acknowledged
 aggregator   taken · written · acknowledged
 """
@@ -15,8 +15,8 @@ import os
 import re
 
 POINTS = {
-    "dispatcher": ("leaseless", "leased", "part_published", "published", "saved"),
-    "connector": ("taken", "fetched", "part_stored", "stored", "recorded"),
+    "dispatcher": ("leaseless", "leased", "part_published", "published", "saved", "given", "read", "written", "bookmarked"),
+    "connector": ("taken", "part_read", "fetched", "part_stored", "stored", "recorded"),
     "converter": ("taken", "converted", "part_stored", "stored", "acknowledged"),
     "aggregator": ("taken", "written", "acknowledged"),
 }

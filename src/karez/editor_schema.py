@@ -56,9 +56,10 @@ def schema(registry: Registry) -> dict[str, Any]:
 def _settings() -> dict[str, Any]:
     """The schemas of the top-level keys that are no lists."""
     found = Settings.model_json_schema()
-    startup = found["$defs"]["Startup"]
-    startup["properties"] = {name: _or_filled_in(option) for name, option in startup["properties"].items()}
-    return {name: startup if name == "startup" else _or_filled_in(option) for name, option in found["properties"].items()}
+    parts = {f"#/$defs/{name}": part for name, part in found["$defs"].items()}
+    for part in parts.values():
+        part["properties"] = {name: _or_filled_in(option) for name, option in part["properties"].items()}
+    return {name: parts.get(option.get("$ref")) or _or_filled_in(option) for name, option in found["properties"].items()}
 
 
 def _options(plugin: Plugin) -> dict[str, Any]:

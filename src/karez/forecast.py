@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
 from cronsim import CronSim
 
-from karez.roles import Mode, Role
+from karez.roles import Mode, Role, WindowConfig
+from karez.windows import Windows
 
 _SPREAD = {
     Mode.BURST: "all at once at the start",
@@ -25,6 +26,8 @@ def forecast(dispatcher: Role[Any], connector: Role[Any] | None, now: datetime) 
     """Sentences on a dispatcher's rounds; entities are loaded only where that needs no connection."""
     config = dispatcher.config
     entities, reason = _entities(dispatcher, config.connector)
+    if isinstance(config, WindowConfig):
+        return [*_windows(config, now), f"{_count(len(entities), 'entity', 'entities')}" if entities is not None else f"entities: {reason}"]
     if entities is None:
         return [_rhythm(config, now), f"entities: {reason}; {config.batch_size} in a task"]
     return [_rhythm(config, now), *_round(dispatcher, connector, entities), *_reasons(dispatcher, entities)]
@@ -57,6 +60,25 @@ def _round(dispatcher: Role[Any], connector: Role[Any] | None, entities: Sequenc
     if connector is not None:
         lines += _load(connector, batches, config)
     return lines
+
+
+def _windows(config: WindowConfig, now: datetime) -> list[str]:
+    if not config.schedule:
+        return ["no windows by themselves (`schedule: false`): only those that somebody requests"]
+    windows, ms = Windows.of(config), round(now.timestamp() * 1000)
+    edge = windows.horizon(ms)
+    start, end = windows.last(0, edge, ()) or (edge, edge)
+    lines = [f"windows of {say_seconds((end - start) / 1000)}, the last one that is over is {_moment(start)} .. {_moment(end)} UTC"]
+    lines.append(f"the next one is read at {_moment(windows.next_look(ms))} UTC; {config.max_parallel} at the same time at most")
+    if config.start_from == "now":
+        return [*lines, "without a bookmark it begins now (`start_from`)"]
+    begin = round(config.starts_at(ms / 1000) * 1000)
+    number = max(0, (edge - begin) // max(end - start, 1))
+    return [*lines, f"without a bookmark it begins at {_moment(begin)} UTC: {_count(number, 'window', 'windows')} until now"]
+
+
+def _moment(ms: int) -> str:
+    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def _rhythm(config: Any, now: datetime) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from karez.records import Entity, Failed, as_json, decode_task, from_json
+from karez.records import Entity, Failed, as_json, decode_lines, decode_task
 
 STALE_AFTER = 3
 """Periods without a good value after which a point is stale."""
@@ -224,7 +224,7 @@ def _note(batch: _Batch, failed: Sequence[Failed], now: float) -> None:
 def _values(batch: _Batch) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for body in batch.values:
-        for record in from_json(body):
+        for record in decode_lines(body):
             if isinstance(record, dict):
                 found[point_name(record)] = _short(record.get("value"))
     return found

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from karez.options import suggest
+from karez.variables import Fault, Variables
 
 MAX_FILE_BYTES = 1 << 20
 
@@ -25,7 +25,7 @@ class Filled:
 
     text: str
     hidden: list[str] = field(default_factory=list)
-    faults: list[tuple[str, str | None]] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
 
 
 def is_whole(text: str) -> bool:
@@ -33,8 +33,8 @@ def is_whole(text: str) -> bool:
     return _WHOLE.fullmatch(text) is not None
 
 
-def fill(text: str, environ: Mapping[str, str]) -> Filled:
-    """The text with its `${...}` filled in from this environment and from files."""
+def fill(text: str, variables: Variables) -> Filled:
+    """The text with its `${...}` filled in from these variables and from files."""
     filled = Filled("")
 
     def replace(match: re.Match[str]) -> str:
@@ -44,11 +44,12 @@ def fill(text: str, environ: Mapping[str, str]) -> Filled:
             filled.faults.append(("a `${` is not closed by a `}`", "write `$$` for a dollar sign; `${...}` cannot stand in another one"))
             return ""
         expression, has_default, default = match[1].partition(":-")
-        value, fault = _value(expression.strip(), environ)
+        value, fault = _value(expression.strip(), variables)
         if value:
             filled.hidden.append(value)
             return value
-        if has_default:
+        is_placeholder = value is not None and fault is not None
+        if has_default and not is_placeholder:
             return default
         if fault is not None:
             filled.faults.append(fault)
@@ -58,7 +59,7 @@ def fill(text: str, environ: Mapping[str, str]) -> Filled:
     return filled
 
 
-def _value(expression: str, environ: Mapping[str, str]) -> tuple[str | None, tuple[str, str | None] | None]:
+def _value(expression: str, variables: Variables) -> tuple[str | None, Fault | None]:
     source, colon, name = expression.partition(":")
     if not colon:
         source, name = "env", expression
@@ -69,13 +70,10 @@ def _value(expression: str, environ: Mapping[str, str]) -> tuple[str | None, tup
         return None, (f"`${{{source}:...}}` is not known", f"did you mean `{nearest}`?" if nearest else "there are `env` and `file`")
     if not _NAME.fullmatch(name):
         return None, (f"`${{{expression}}}` names no variable", "write `${NAME}`, or `$$` for a dollar sign")
-    if name in environ:
-        return environ[name], None
-    nearest = suggest(name, environ)
-    return None, (f"variable `{name}` is not set", f"did you mean `{nearest}`?" if nearest else f"set it, or write `${{{name}:-default}}`")
+    return variables.find(name)
 
 
-def _from_file(name: str) -> tuple[str | None, tuple[str, str | None] | None]:
+def _from_file(name: str) -> tuple[str | None, Fault | None]:
     path = Path(name).expanduser()
     try:
         if path.stat().st_size > MAX_FILE_BYTES:

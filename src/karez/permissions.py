@@ -14,9 +14,13 @@ from karez.bus.stuck import ADVISORIES
 from karez.bus.topology import (
     BUDGETS,
     CRASHES,
+    KEYS,
     LEASES,
+    OUTCOMES,
+    PARTS,
     POINTS,
     RELOAD,
+    REQUESTS,
     ROSTERS,
     STATE,
     STATUS,
@@ -29,6 +33,7 @@ from karez.bus.topology import (
     data_stream,
     dead_subject,
     outcome_subject,
+    requests_subject,
     task_subject,
 )
 from karez.errors import ConfigError, Problem
@@ -41,7 +46,8 @@ from karez.workers.connector import discover_subject
 
 ADMIN = "admin"
 DEPLOYMENT = "deployment"
-BUCKETS = (LEASES, STATE, CRASHES, ROSTERS, BUDGETS)
+BUCKETS = (LEASES, STATE, CRASHES, ROSTERS, BUDGETS, REQUESTS, PARTS, KEYS)
+API = "api"
 
 
 @dataclass
@@ -61,7 +67,7 @@ def users(pipeline: Pipeline, groups: Mapping[str, Sequence[str]]) -> dict[str, 
     found = dict(roles)
     for group, members in groups.items():
         found[group] = _together(roles[name] for member in members for name in _members(member, roles))
-    return {**found, DEPLOYMENT: _together(roles.values()), ADMIN: admin()}
+    return {**found, DEPLOYMENT: _together([*roles.values(), api()]), API: api(), ADMIN: admin()}
 
 
 def _members(member: str, roles: dict[str, Rights]) -> list[str]:
@@ -84,6 +90,14 @@ def _together(all_rights: Iterable[Rights]) -> Rights:
 def admin() -> Rights:
     """Everything that is Karez's: for `karez init` and the commands that look at a deployment and repair it."""
     return Rights({"karez.>", "$JS.API.>", "$JS.ACK.>", *(f"$KV.{bucket}.>" for bucket in BUCKETS)}, {"karez.>"})
+
+
+def api() -> Rights:
+    """What `karez serve` needs: to keep requests, to see how far they are, and to know who has a key."""
+    buckets = (REQUESTS, KEYS)
+    asked = {f"$JS.API.STREAM.INFO.KV_{bucket}" for bucket in buckets} | {right for bucket in buckets for right in _listing(bucket)}
+    written = {f"$KV.{REQUESTS}.ask.>", f"$KV.{KEYS}.used.>", requests_subject(">"), STATUS, "$JS.API.INFO"}
+    return Rights(asked | written)
 
 
 def rights(pipeline: Pipeline, node: Node) -> Rights:
@@ -130,20 +144,29 @@ def _outputs(pipeline: Pipeline, node: Node) -> Rights:
 
 
 def _of_dispatcher(node: Node) -> Rights:
-    keys = {f"$KV.{LEASES}.dispatcher.{node.name}", f"$KV.{STATE}.slot.{node.name}", f"$KV.{ROSTERS}.{node.name}.>"}
+    """Beside its rounds: its windows and requests, for which it looks into the ledger."""
+    name = node.name
+    keys = {f"$KV.{LEASES}.dispatcher.{name}", f"$KV.{STATE}.slot.{name}", f"$KV.{STATE}.bookmark.{name}", f"$KV.{ROSTERS}.{name}.>"}
+    keys.add(f"$KV.{REQUESTS}.run.{name}.>")
     asked = {discover_subject(target.name) for target in node.targets if target is not None}
-    publish = {outcome_subject(node.name)} | keys | asked | _get(LEASES) | _get(STATE) | _get(ROSTERS)
-    return Rights(publish, {outcome_subject(node.name)})
+    read = _get(LEASES) | _get(STATE) | _get(ROSTERS) | _listing(REQUESTS)
+    ledger = {f"$JS.API.STREAM.MSG.GET.{OUTCOMES}", f"$JS.API.DIRECT.GET.{OUTCOMES}"}
+    return Rights({outcome_subject(name)} | keys | asked | read | ledger, {outcome_subject(name), requests_subject(name)})
 
 
 def _of_connector(node: Node) -> Rights:
     """Beside its tasks: turns and budgets of devices that it shares with others."""
-    publish = {outcome_subject(">"), TURNS, f"$KV.{LEASES}.device.>", f"$KV.{BUDGETS}.>"} | _get(LEASES) | _get(BUDGETS)
+    publish = {outcome_subject(">"), TURNS, f"$KV.{LEASES}.device.>", f"$KV.{BUDGETS}.>", f"$KV.{PARTS}.>"}
+    publish |= _get(LEASES) | _get(BUDGETS) | _get(PARTS)
     return Rights(publish, {discover_subject(node.name), TURNS, POINTS})
 
 
 def _get(bucket: str) -> set[str]:
     return {f"$JS.API.STREAM.MSG.GET.KV_{bucket}", f"$JS.API.DIRECT.GET.KV_{bucket}.>"}
+
+
+def _listing(bucket: str) -> set[str]:
+    return _get(bucket) | {f"$JS.API.DIRECT.GET.KV_{bucket}"}
 
 
 def _reading(pipeline: Pipeline, durable: Durable) -> Rights:

@@ -25,7 +25,7 @@ from karez.errors import ConfigError, KarezError, PluginError, Problem, Severity
 from karez.forecast import forecast, say_seconds
 from karez.options import suggest
 from karez.registry import Plugin, Registry
-from karez.roles import Config, Role
+from karez.roles import Config, DispatcherConfig, Role
 from karez.secrecy import keep_secret
 from karez.settings import Settings
 from karez.validation import mask, secrets, validate, warnings, without
@@ -82,6 +82,7 @@ class Pipeline:
         problems, missing = list(configuration.problems), list[Problem]()
         drafts = Drafts()
         settings, found = validate(configuration.settings, Settings)
+        keep_secret(secrets(configuration.settings, Settings))
         problems += found
         for entry in configuration.entries:
             drafts.add(_draft(entry, registry, problems, missing))
@@ -305,5 +306,6 @@ def _title(node: Node) -> str:
     details = [] if node.name == node.plugin.type else [node.plugin.type]
     if node.kind == "dispatcher":
         rhythm = f"each {say_seconds(config.interval)}" if config.interval is not None else f"at {config.cron}"
-        details.append(f"{rhythm}, {config.batch_size} entities a task, {config.mode.value}")
+        spread = config.mode.value if isinstance(config, DispatcherConfig) else "windows"
+        details.append(f"{rhythm}, {config.batch_size} entities a task, {spread}")
     return f"{node.kind} {node.name} ({', '.join(details)})" if details else f"{node.kind} {node.name}"

@@ -25,6 +25,8 @@ TASK = "Karez-Task"
 DEADLINE = "Karez-Deadline"
 CONTENT_TYPE = "Karez-Content-Type"
 CATEGORY = "Karez-Category"
+WINDOW = "Karez-Window"
+AGAIN = "Karez-Again"
 TEXT = "text"
 
 
@@ -45,17 +47,47 @@ class Window(msgspec.Struct, frozen=True):
     end: datetime
 
 
+def window_of(headers: Mapping[str, str]) -> Window | None:
+    """The span of the records of a message, where they are of a window; raises `ValueError` for what is none."""
+    if (text := headers.get(WINDOW)) is None:
+        return None
+    start, _, end = text.partition("/")
+    return Window(datetime.fromisoformat(start), datetime.fromisoformat(end))
+
+
+class Part(list[Any]):
+    """Records of a window, complete for `start <= t < end` (UTC): what a `fetch_range` may yield in place of a plain list.
+
+    Each part travels as one message. Converters are told its span by `convert_range`; that of a plain list is the whole window.
+    `is_plain` is whether all is known to be dicts without a NaN or an infinity, so that nobody has to look.
+    """
+
+    __slots__ = ("is_plain", "window")
+
+    def __init__(self, records: Iterable[Any], start: datetime, end: datetime, is_plain: bool = False) -> None:
+        super().__init__(records)
+        self.window = Window(start, end)
+        self.is_plain = is_plain
+
+
 class Task(msgspec.Struct, frozen=True):
     """A batch of entities that one connector is asked for; on the bus `{"tasks": [...]}`, with `start` and `end` if it has a window."""
 
     entities: list[Any]
     window: Window | None = None
+    origin: Any = None
+    """The message that it came in, where it came over the bus."""
+
+    def of(self, entities: list[Any]) -> Task:
+        """The same for some of its entities."""
+        return Task(entities, self.window, self.origin)
 
 
 class Records(list[Record]):
     """A list of records that knows its records' ids: stable over redelivery, so a sink can write by key.
 
-    `origins` are `(message id, number of records)` in the order of the records; `ids` is derived from them when asked.
+    `origins` are `(message id, number of records)` in the order of the records; `ids` is derived from them when asked. Where an origin
+    begins with `=`, they are derived from the records themselves: those of windows, which may come again in other messages.
     """
 
     __slots__ = ("_ids", "origins")
@@ -69,7 +101,10 @@ class Records(list[Record]):
     def ids(self) -> list[str]:
         """One id a record."""
         if self._ids is None:
-            self._ids = [f"{origin}/{index}" for origin, count in self.origins for index in range(count)]
+            self._ids = []
+            for origin, count in self.origins:
+                at = len(self._ids)
+                self._ids += ids_by_content(origin, self[at : at + count]) if origin[:1] == "=" else _ids_by_place(origin, count)
             # records that never were on a bus (tests, one-shot runs) are told apart by their place only
             self._ids += [f"#{index}" for index in range(len(self._ids), len(self))]
         return self._ids
@@ -77,6 +112,21 @@ class Records(list[Record]):
     def part(self, start: int, stop: int) -> Records:
         """The records from `start` to before `stop`, with their ids."""
         return Records(self[start:stop], ids=self.ids[start:stop])
+
+
+def _ids_by_place(origin: str, count: int) -> list[str]:
+    return [f"{origin}/{index}" for index in range(count)]
+
+
+def ids_by_content(origin: str, records: Sequence[Record]) -> list[str]:
+    """Ids that are the same whenever the records are; of equal ones among these each has its own."""
+    seen: dict[str, int] = {}
+    ids = []
+    for record in records:
+        id = derived_id(origin, record if record.__class__ is str else _encoder.encode(record).decode())
+        times = seen[id] = seen.get(id, 0) + 1
+        ids.append(id if times == 1 else f"{id}.{times}")
+    return ids
 
 
 _encoder = msgspec.json.Encoder()

@@ -11,12 +11,16 @@ import msgspec
 
 from karez.bus import Message
 from karez.pipeline import Node
-from karez.records import DEFAULT_CATEGORY, Failed, Record, as_json
+from karez.records import DEFAULT_CATEGORY, Failed, Record, Window, as_json, encode_lines
 from karez.roles import Invalid
 from karez.secrecy import concealed
 
 PLAIN = frozenset({dict, str})
 _LONGEST_SHOWN = 4096
+
+
+Lines = tuple[bytes, bool]
+"""Records as the body of a message, and whether that is text."""
 
 
 @dataclass(slots=True)
@@ -49,6 +53,8 @@ class Emission:
     branch: str
     records: list[Record]
     category: str = DEFAULT_CATEGORY
+    lines: Lines | None = None
+    """The records as they travel, where that is known."""
 
     @property
     def way(self) -> tuple[str, str, str, str]:
@@ -66,7 +72,13 @@ class Result:
     fetched: int = 0
     dropped: int = 0
     values: list[bytes] = field(default_factory=list)
-    """The records as the connector gave them, as JSON: it is made anyway, and tells how fresh each point is."""
+    """The records as the connector gave them, as lines of JSON: they are made anyway, and tell how fresh each point is."""
+    window: Window | None = None
+    """The span that the records are complete for, where they are of a window."""
+    categories: set[str] = field(default_factory=set)
+    """Those in which a window had records for the aggregators, which are stored by now."""
+    place: int = 0
+    """Which of the parts of a window with the same span this is."""
 
     def join(self, other: Result) -> None:
         """Add what came of another part, so that the whole has the messages, and their ids, that it would have had in one go."""
@@ -76,11 +88,13 @@ class Result:
                 self.emissions.append(emission)
             else:
                 same.records.extend(emission.records)
+                same.lines = None
         self.dead.extend(other.dead)
         self.failed.extend(other.failed)
         self.fetched += other.fetched
         self.dropped += other.dropped
         self.values.extend(other.values)
+        self.categories |= other.categories
 
 
 def put_aside(result: Result, node: Node, reason: str, error: str, records: list[Record]) -> None:
@@ -121,20 +135,19 @@ def plain(record: Record) -> Record:
     return dict(record) if isinstance(record, dict) else str(record)
 
 
-def check_values(node: Node, records: list[Record], result: Result) -> list[Record]:
-    """The records that can travel, with values that are no number treated as the connector's `invalid` says.
+def check_values(node: Node, records: list[Record], result: Result) -> tuple[list[Record], Lines | None]:
+    """The records that can travel, with values that are no number treated as the connector's `invalid` says; and how they travel, if known.
 
     JSON has no NaN and msgspec writes null for it, so a batch whose JSON holds no null needs no second look.
     """
     try:
-        if set(map(type, records)) == {str}:
-            "".join(records).encode()  # type: ignore[arg-type]
-            return records
-        body = as_json(records)
-        if node.kind == "connector":
-            result.values.append(body)
-        if b"null" not in body:
-            return records
+        lines = encode_lines(records)
+        if lines[1]:
+            return records, lines
+        if node.kind == "connector" and result.window is None:  # what is old says nothing of how fresh a point is
+            result.values.append(lines[0])
+        if b"null" not in lines[0]:
+            return records, lines
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
         pass  # the culprit is found below, its neighbours go on
     good: list[Record] = []
@@ -154,7 +167,7 @@ def check_values(node: Node, records: list[Record], result: Result) -> list[Reco
             result.dropped += 1
         else:
             put_aside(result, node, "not_a_number", odd, [_finite(record)])
-    return good
+    return good, None
 
 
 def _not_finite(value: Any, path: str = "") -> str:

@@ -20,179 +20,58 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from datetime import datetime
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-
-from karez.options import Duration, Rate, Timezone
 from karez.records import Entity, Failed, Record, Records
+from karez.role_options import (
+    KINDS,
+    NAME_PATTERN,
+    RESERVED_CATEGORIES,
+    AggregatorConfig,
+    Config,
+    ConnectorConfig,
+    ConverterConfig,
+    DispatcherConfig,
+    Invalid,
+    Mode,
+    Name,
+    Names,
+    ScheduledConfig,
+    WindowConfig,
+)
 
-KINDS = ("dispatcher", "connector", "converter", "aggregator")
-NAME_PATTERN = r"^[A-Za-z0-9_.-]{1,64}$"
-RESERVED_CATEGORIES = frozenset({*KINDS, "aggregrator", "dlq", "outcome", "agent", "ctl"})
-
-
-def _as_list(value: Any) -> Any:
-    names = [value] if isinstance(value, str) or value is False else value
-    return [name or None for name in names] if isinstance(names, list) else names
-
-
-Names = Annotated[list[str | None], BeforeValidator(_as_list)]
-"""Names of roles; a single name is a list of one, and an empty entry (`~`) means straight to the aggregators."""
-
-Name = Annotated[str, Field(pattern=NAME_PATTERN)]
-
-
-class Config(BaseModel):
-    """The options of a role; unknown keys are refused and each option's docstring is its documentation."""
-
-    model_config = ConfigDict(
-        extra="forbid", use_attribute_docstrings=True, arbitrary_types_allowed=True, validate_default=False, allow_inf_nan=False
-    )
-
-    type: str
-    """Type of the plugin."""
-    name: Name = ""
-    """Name of the plugin."""
-
-    @model_validator(mode="after")
-    def _name_is_type_by_default(self) -> Config:
-        self.name = self.name or self.type
-        return self
-
-    def warnings(self) -> Iterable[tuple[str, str]]:
-        """What is allowed but probably not meant, as `(option, sentence)`; `--strict` makes errors of them."""
-        return ()
-
-
-class Mode(StrEnum):
-    """How the batches of a round are spread over its interval."""
-
-    BURST = "burst"
-    RAND = "rand"
-    EVEN = "even"
-    RAND_MIXED = "rand_mixed"
-    EVEN_MIXED = "even_mixed"
-
-
-class DispatcherConfig(Config):
-    """What every dispatcher can be told."""
-
-    connector: Name
-    """Connector that is asked for the entities."""
-    batch_size: int = Field(default=100, ge=1, le=1_000_000)
-    """Entities in one task."""
-    interval: Annotated[Duration, Field(ge=0.001)] | None = None
-    """Time from one round to the next: seconds, or a number with its unit."""
-    cron: str | None = None
-    """Rounds by a cron expression, in place of an interval."""
-    timezone: Timezone = Field(default="UTC", validate_default=True)
-    """Zone in which the cron expression is read."""
-    mode: Mode = Mode.BURST
-    """How a round's tasks are spread over the interval: all at once, at random or even times; `_mixed` shuffles the entities first."""
-    shuffle: bool = False
-    """Shuffle the entities of every round, so that no device is asked for all of its entities in a row."""
-    overlap: Literal["skip", "queue", "coalesce"] = "skip"
-    """When a round is due while the last one is under way: skip it, queue it, or do one once that is over; a round ends with its slot."""
-    missed: Literal["skip", "latest", "all"] = "latest"
-    """Rounds that were missed while nobody could dispatch: none, the latest or all of them are made up for."""
-    entities_refresh: Annotated[Duration, Field(ge=0)] | None = None
-    """How long the entities are kept; unless set they are loaded for every round, or every five minutes where the connector is asked."""
-
-    @model_validator(mode="after")
-    def _one_schedule(self) -> DispatcherConfig:
-        if self.interval is not None and self.cron is not None:
-            raise ValueError("`interval` and `cron` exclude each other; keep one of them")
-        if self.interval is None and self.cron is None:
-            raise ValueError("a dispatcher needs an `interval` (10, 500ms, 1m) or a `cron` expression")
-        if self.cron is not None:
-            from cronsim import CronSim, CronSimError
-
-            try:
-                CronSim(self.cron, datetime(2026, 1, 1))
-            except CronSimError as error:
-                raise ValueError(f"`cron`: {self.cron!r} is not a cron expression ({error}); five fields, as in `*/5 * * * *`") from None
-        return self
-
-
-class Invalid(StrEnum):
-    """What becomes of a value that is no number (NaN, ±Inf)."""
-
-    QUALITY_BAD = "quality_bad"
-    DROP = "drop"
-    DLQ = "dlq"
-
-
-class ConnectorConfig(Config):
-    """What every connector can be told."""
-
-    converter: Names | None = None
-    """Converters to be used."""
-    connector: Name | None = None
-    """Connector whose entities this one's records are, in place of converters."""
-    batch_size: int = Field(default=100, ge=1, le=1_000_000)
-    """Records in one task of the connector named by `connector`."""
-    concurrency: int = Field(default=16, ge=1, le=1024)
-    """Tasks that are worked on at the same time."""
-    task_timeout: Annotated[Duration, Field(gt=0)] | None = None
-    """Longest time that a task may take; unless set nine tenths of its interval, at most five minutes."""
-    exclusive: bool | Annotated[str, Field(min_length=1, max_length=64)] = False
-    """One conversation with a device at a time, over all processes: `true`, or the key of an entity that names its host or line."""
-    rate_limit: Rate | None = None
-    """Most requests over all processes: `10/s` to each device, or `requests`, `every`, `burst` and `per`."""
-    invalid: Invalid = Invalid.QUALITY_BAD
-    """What becomes of NaN and infinities: null with quality `bad` and the reason, dropped and counted, or dead letters."""
-
-    @model_validator(mode="after")
-    def _converters_or_connector(self) -> ConnectorConfig:
-        if self.converter and self.connector:
-            raise ValueError("`converter` and `connector` exclude each other: records go through converters or become entities")
-        return self
-
-
-class ConverterConfig(Config):
-    """What every converter can be told."""
-
-    next: Names | None = None
-    """Converters that get what this one makes; an empty entry (`~`) sends it to the aggregators as well."""
-    remote: bool = False
-    """Whether this converter is always reached over the bus, because it runs in another process."""
-
-    def categories(self, incoming: set[str]) -> set[str]:
-        """The categories of what comes out when records of these go in; override it where the options change them."""
-        return incoming
-
-
-class AggregatorConfig(Config):
-    """What every aggregator can be told."""
-
-    category: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "telemetry"
-    """Category of the records that are taken."""
-    json_: bool = Field(default=True, alias="json")
-    """Whether records are decoded; `false` hands every line on as the text that it is."""
-    batch_records: int = Field(default=5000, ge=1, le=1_000_000)
-    """Most records in one write."""
-    linger: Annotated[Duration, Field(ge=0, le=60)] = 0.0
-    """How long a write waits for more records; 0 writes what is there."""
-    write_timeout: Annotated[Duration, Field(gt=0)] = 120.0
-    """Longest time that a write may take; then the far side counts as away, and the next writes are smaller."""
-    ordered: bool = False
-    """Whether records are written in the order of their stream, also after a fault: one message at a time over all processes."""
-    on_overflow: Literal["block", "detach"] = "block"
-    """When the stream is nearly full because this aggregator is away: make all wait, or leave out its oldest and say how much."""
-
-    @model_validator(mode="after")
-    def _ordered_or_detached(self) -> AggregatorConfig:
-        if self.ordered and self.on_overflow == "detach":
-            raise ValueError("`ordered` and `on_overflow: detach` exclude each other: what is left out would be out of order")
-        return self
-
+__all__ = [
+    "KINDS",
+    "NAME_PATTERN",
+    "RESERVED_CATEGORIES",
+    "Aggregator",
+    "AggregatorConfig",
+    "Config",
+    "Connector",
+    "ConnectorConfig",
+    "Converter",
+    "ConverterConfig",
+    "Dispatcher",
+    "DispatcherConfig",
+    "Fetched",
+    "Invalid",
+    "ListenConnector",
+    "Mode",
+    "Name",
+    "Names",
+    "PullConnector",
+    "Role",
+    "ScheduledConfig",
+    "WindowConfig",
+    "WindowDispatcher",
+    "path_option",
+]
 
 C = TypeVar("C", bound=Config)
-D = TypeVar("D", bound=DispatcherConfig)
+D = TypeVar("D", bound=ScheduledConfig)
+W = TypeVar("W", bound=WindowConfig)
 N = TypeVar("N", bound=ConnectorConfig)
 V = TypeVar("V", bound=ConverterConfig)
 G = TypeVar("G", bound=AggregatorConfig)
@@ -241,6 +120,18 @@ class Dispatcher(Role[D]):
         return ()
 
 
+class WindowDispatcher(Dispatcher[W]):
+    """Says what is to be read of each window of time; the runtime says which windows, and keeps the bookmark."""
+
+    def load_bookmark(self) -> datetime | Awaitable[datetime | None] | None:
+        """Up to when everything was read and written, as others know it; asked at the very first start only, before `start_from`."""
+        return None
+
+    def save_bookmark(self, until: datetime) -> Awaitable[None] | None:
+        """Everything before this time is read and written (UTC); called after the bookmark is stored, for others to know."""
+        return None
+
+
 class Connector(Role[N]):
     """What pull and listen connectors share."""
 
@@ -266,7 +157,11 @@ class PullConnector(Connector[N]):
         raise NotImplementedError
 
     def fetch_range(self, entities: list[Entity], start: datetime, end: datetime) -> Fetched | Awaitable[Fetched]:
-        """Read what happened in `start <= t < end` (UTC); optional, makes windows, backfill and repair possible."""
+        """Read what happened in `start <= t < end` (UTC); optional, makes windows, backfill and repair possible.
+
+        Where it may be much, yield lists, or `Part`s that tell their span, of some thousand records: each is stored before the next one is
+        asked for, so that any window fits into memory. In an order that is the same each time: what was stored before is then known.
+        """
         raise NotImplementedError
 
     def discover(self) -> Sequence[Entity] | Awaitable[Sequence[Entity]]:
@@ -318,6 +213,8 @@ class Converter(Role[V]):
     kind = "converter"
     keeps_input: ClassVar[bool] = False
     """Whether `convert_many` leaves the records as they were when it raises; it is then given the records, not copies."""
+    merges: ClassVar[bool] = False
+    """Whether it makes one record of many, so that fewer come out than went in, and none of them counts as dropped."""
 
     def convert(self, record: Any) -> Record | Iterable[Record] | None:
         """What becomes of one record; it may be changed in place. `None` drops it, which is counted. One call at a time.
@@ -333,6 +230,10 @@ class Converter(Role[V]):
         the culprit, so either both or only `convert` is written.
         """
         raise NotImplementedError
+
+    def convert_range(self, records: list[Any], start: datetime, end: datetime) -> list[Record]:
+        """The same for records of a window, complete for `start <= t < end` (UTC); override it where the span matters."""
+        return self.convert_many(records)
 
 
 class Aggregator(Role[G]):

@@ -33,16 +33,18 @@ from karez.needs import categories, needs
 from karez.pipeline import Node, Pipeline
 from karez.presence import Presence
 from karez.records import Entity
-from karez.roles import KINDS, ListenConnector
+from karez.roles import KINDS, ListenConnector, WindowDispatcher
 from karez.state import Loss, prepare
 from karez.supervision import Supervisor
 from karez.workers import Shared, Worker
 from karez.workers.aggregator import AggregatorWorker
 from karez.workers.connector import ConnectorWorker
 from karez.workers.converter import ConverterWorker
-from karez.workers.dispatcher import DispatcherWorker, ask_for_entities
+from karez.workers.dispatcher import DispatcherWorker
+from karez.workers.entities import ask_for_entities
 from karez.workers.leftovers import name_leftovers
 from karez.workers.listener import ListenWorker
+from karez.workers.window_dispatcher import WindowWorker
 
 log = logging.getLogger("karez")
 
@@ -138,6 +140,8 @@ class Deployment:
 
     def _worker(self, node: Node) -> Worker:
         if node.kind == "dispatcher":
+            if isinstance(node.role, WindowDispatcher):
+                return WindowWorker(node, self.shared, node.digest, self._discover)
             return DispatcherWorker(node, self.shared, node.digest, self._discover)
         if node.kind == "connector":
             return (ListenWorker if isinstance(node.role, ListenConnector) else ConnectorWorker)(node, self.shared)

@@ -20,7 +20,7 @@ from weakref import WeakSet
 import msgspec
 
 from karez.bus import DAY, Bus
-from karez.bus.topology import BUDGETS, CRASHES, LEASES, OUTCOMES, ROSTERS, STATE, outcome_subject
+from karez.bus.topology import BUDGETS, CRASHES, KEYS, LEASES, OUTCOMES, PARTS, REQUESTS, ROSTERS, STATE, outcome_subject
 from karez.errors import BusError, BusRefused
 from karez.patience import patience
 from karez.records import as_json
@@ -30,6 +30,8 @@ log = logging.getLogger("karez")
 LEASE_TTL = 15.0
 BUDGETS_KEPT = 600.0
 ROSTERS_KEPT = 15 * DAY
+REQUESTS_KEPT = 30 * DAY
+PARTS_KEPT = 8 * DAY
 NOBODY = "_"
 """The dispatcher of rows that are of none."""
 _REPAIR = "repair."
@@ -44,7 +46,8 @@ def passed() -> float:
 class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
     """What became of a task. `state` is ok, partial, error or skipped; `slot` is in ms since the epoch; `batch` -1 is the whole round.
 
-    With `until`, it stands for all rounds in `slot <= t < until`. `failed` names at most 100 of those that failed.
+    With `until`, it stands for all rounds in `slot <= t < until`. `failed` names at most 100 of those that failed. `categories` are those
+    in which a task of a window had records for the aggregators.
     """
 
     dispatcher: str
@@ -59,12 +62,14 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
     task: str = ""
     at: float = 0.0
     until: int = 0
+    categories: list[str] = []
 
 
 class Round(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind", tag="round"):
     """What is expected of a round: so many tasks, of so many entities; it is stored before any of its tasks is.
 
     `roster` names the list of its batches (see `roster.py`), empty where none is kept; `ranged` is whether its connector reads ranges.
+    With `until`, it is the window `slot <= t < until`, in ms.
     """
 
     dispatcher: str
@@ -79,6 +84,7 @@ class Round(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind", t
     roster: str = ""
     ranged: bool = False
     at: float = 0.0
+    until: int = 0
 
 
 class Loss(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind", tag="loss"):
@@ -136,9 +142,24 @@ def task_origin(task: str) -> tuple[str, int, int]:
     return NOBODY, 0, 0
 
 
-def repair_id(task: str, attempt: int, until: int) -> str:
-    """The id of a task that fetches what this one and those of the rounds after it, up to `until`, did not."""
+def repair_id(task: str, attempt: int | str, until: int) -> str:
+    """The id of a task that fetches what this one and those of the rounds after it, up to `until`, did not.
+
+    `attempt` is a number, or `<request>-<number>` where somebody asked for it.
+    """
     return f"{task}/{_REPAIR}{attempt}.{until}"
+
+
+def without_attempt(task: str) -> str:
+    """What stays the same of a task's id when it is tried again: what it reads is then recognised by the bus."""
+    kept = []
+    for part in task.split("/"):
+        asked, _, _ = part.removeprefix(_REPAIR).rpartition(".")[0].rpartition("-")
+        if not part.startswith(_REPAIR):
+            kept.append(part)
+        elif asked:
+            kept.append(asked)
+    return "/".join(kept)
 
 
 def repaired_until(task: str) -> int:
@@ -297,6 +318,9 @@ async def prepare(bus: Bus) -> None:
     await bus.declare_bucket(CRASHES, DAY)
     await bus.declare_bucket(ROSTERS, ROSTERS_KEPT)
     await bus.declare_bucket(BUDGETS, BUDGETS_KEPT)
+    await bus.declare_bucket(REQUESTS, REQUESTS_KEPT)
+    await bus.declare_bucket(PARTS, PARTS_KEPT)
+    await bus.declare_bucket(KEYS)
 
 
 async def follow(bus: Bus, dispatcher: str) -> AsyncIterator[Outcome]:

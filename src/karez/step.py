@@ -16,7 +16,7 @@ import errno
 import inspect
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from itertools import repeat
 from operator import contains
@@ -24,10 +24,12 @@ from typing import Any, cast
 
 from karez.errors import NotConnected, Rejected
 from karez.pipeline import Node
-from karez.records import DEFAULT_CATEGORY, META, Failed, Record, Records, Task, as_json, category_of, derived_id, from_json
-from karez.results import PLAIN, DeadLetters, Emission, Result, check_values, plain, put_aside, take
-from karez.roles import Converter, Role
+from karez.records import DEFAULT_CATEGORY, META, Failed, Part, Record, Records, Task, as_json, category_of, derived_id, from_json
+from karez.results import PLAIN, DeadLetters, Emission, Lines, Result, check_values, plain, put_aside, take
+from karez.roles import Converter, PullConnector, Role
 from karez.secrecy import conceal
+
+_LOOSE = 1000  # records that a plugin yields one by one travel together
 
 
 async def call(role: Role[Any], method: Callable[..., Any], *args: Any) -> Any:
@@ -115,8 +117,60 @@ async def fetch(node: Node, task: Task, limit: AbstractContextManager[None] | No
     return result
 
 
+async def parts(node: Node, task: Task, seconds: float) -> AsyncGenerator[Result]:
+    """The parts of a window, each through the converters that live in this process, one after the other: any window fits into memory.
+
+    Raises as `fetch` does, and `TimeoutError` when a part takes longer than `seconds`.
+    """
+    assert task.window is not None
+    span, place = task.window, 0
+    async with contextlib.aclosing(_pieces(chunks(await _in_time(_fetched(node.role, task), seconds)))) as pieces:
+        while (chunk := await _in_time(anext(pieces, None), seconds)) is not None:
+            window = chunk.window if isinstance(chunk, Part) else task.window
+            span, place = window, place + 1 if window == span else 0
+            result = Result(window=window, place=place)
+            records: list[Record] = []
+            take(node, chunk, records, result)
+            await admit(node, records, result, isinstance(chunk, Part) and chunk.is_plain)
+            yield result
+
+
+async def _in_time(work: Awaitable[Any], seconds: float) -> Any:
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            return await work
+    except TimeoutError as error:
+        if limit.expired():
+            raise TimeoutError(f"nothing came for {seconds:g} s") from error
+        raise RuntimeError(f"TimeoutError: {error}") from error  # the plugin's own, of one device perhaps
+    except Exception as error:
+        conceal(error)
+        raise
+
+
+async def _pieces(found: AsyncGenerator[Sequence[Any]]) -> AsyncGenerator[Sequence[Any]]:
+    """The same, with what came record by record put together, and the plugin's own iterator closed at the end."""
+    loose: list[Any] = []
+    async with contextlib.aclosing(found):
+        async for chunk in found:
+            if len(chunk) == 1 and not isinstance(chunk, Part):
+                loose.extend(chunk)
+                if len(loose) < _LOOSE:
+                    continue
+                chunk = []
+            if loose:
+                yield loose
+                loose = []
+            if chunk:
+                yield chunk
+    if loose:
+        yield loose
+
+
 async def _fetched(role: Any, task: Task) -> Any:
-    if task.window is None:
+    # what says whose readings are wanted may know no windows: those that read them are given the window
+    if task.window is None or (role.config.connector and type(role).fetch_range is PullConnector.fetch_range):
         value = await call(role, role.fetch, task.entities)
     else:
         value = await call(role, role.fetch_range, task.entities, task.window.start, task.window.end)
@@ -124,23 +178,28 @@ async def _fetched(role: Any, task: Task) -> Any:
     return await call(role, _gathered, value) if inspect.isgenerator(value) else value
 
 
-async def admit(node: Node, records: list[Record], result: Result) -> None:
-    """Records that a connector brought: checked, then through the chain."""
+async def admit(node: Node, records: list[Record], result: Result, is_plain: bool = False) -> None:
+    """Records that a connector brought: checked, unless they need it not, then through the chain."""
     result.fetched += len(records)
-    good = check_values(node, records, result)
+    good, lines = (records, None) if is_plain else check_values(node, records, result)
     for category, batch in by_category(good, DEFAULT_CATEGORY):
-        await through(node, batch, category, "" if category == DEFAULT_CATEGORY else category, result)
+        branch = "" if category == DEFAULT_CATEGORY else category
+        await through(node, batch, category, branch, result, lines if batch is good else None)
 
 
 def _gathered(generator: Iterable[Any]) -> list[Any]:
     return [record for item in generator for record in (item if isinstance(item, list | tuple) else [item])]
 
 
-async def chunks(value: Any) -> AsyncIterator[Sequence[Any]]:
+async def chunks(value: Any) -> AsyncGenerator[Sequence[Any]]:
     """What a fetch returned, a list at a time: a record, a list or an async iterator of records or lists."""
     if isinstance(value, AsyncIterator):
-        async for item in value:
-            yield item if isinstance(item, list | tuple) else [item]
+        try:
+            async for item in value:
+                yield item if isinstance(item, list | tuple) else [item]
+        finally:
+            if isinstance(value, AsyncGenerator):
+                await value.aclose()
     elif value is None:
         return
     elif isinstance(value, dict | str | Failed):
@@ -162,11 +221,14 @@ def by_category(records: list[Record], default: str) -> list[tuple[str, list[Rec
     return list(groups.items())
 
 
-async def through(node: Node, records: list[Record], category: str, branch: str, result: Result) -> None:
-    """Send what a role made to its targets: converters here are called, everything else is an emission."""
+async def through(node: Node, records: list[Record], category: str, branch: str, result: Result, lines: Lines | None = None) -> None:
+    """Send what a role made to its targets: converters here are called, everything else is an emission.
+
+    `lines` are the records as they travel, where that is known.
+    """
     targets = node.targets or [None]
     if node.kind == "converter" and (len(targets) > 1 or _leaves(targets[0])):
-        records = check_values(node, records, result)
+        records, lines = check_values(node, records, result)
     if not records:
         return
     wire = as_json(records) if len(targets) > 1 else b""
@@ -175,9 +237,9 @@ async def through(node: Node, records: list[Record], category: str, branch: str,
         batch: list[Record] = from_json(wire) if wire else records
         way = f"{branch}.{index}"
         if target is None:
-            result.emissions.append(Emission("category", category, node.name, way, batch))
+            result.emissions.append(Emission("category", category, node.name, way, batch, lines=lines))
         elif _leaves(target):
-            result.emissions.append(Emission(target.kind, target.name, node.name, way, batch, category))
+            result.emissions.append(Emission(target.kind, target.name, node.name, way, batch, category, lines))
         else:
             for made, outputs in await convert(target, batch, category, result):
                 await through(target, outputs, made, way if made == category else f"{way}:{made}", result)
@@ -205,19 +267,25 @@ async def convert(node: Node, records: list[Record], category: str, result: Resu
 
 async def _converted(node: Node, records: list[Record], result: Result) -> list[Record]:
     role: Any = node.role
-    if type(role).convert_many is Converter.convert_many:
+    is_ranged = result.window is not None and type(role).convert_range is not Converter.convert_range
+    if type(role).convert_many is Converter.convert_many and not is_ranged:
         return cast("list[Record]", await call(role, _convert_each, node, records, result))
     # copies: what an attempt changed in place before it failed must not be changed once more by the next one
     given = records if role.keeps_input else [record.copy() if record.__class__ is dict else record for record in records]
     try:
-        outputs = _checked(await call(role, role.convert_many, given))
+        if is_ranged and result.window is not None:
+            made = await call(role, role.convert_range, given, result.window.start, result.window.end)
+        else:
+            made = await call(role, role.convert_many, given)
+        outputs = _checked(made)
     except NotConnected:
         raise
     except Exception as error:
-        if type(role).convert is Converter.convert:
+        if is_ranged or type(role).convert is Converter.convert:
             return await _convert_parts(node, records, given, result, error)
         return cast("list[Record]", await call(role, _convert_each, node, records, result))
-    result.dropped += max(0, len(records) - len(outputs))
+    if not role.merges:
+        result.dropped += max(0, len(records) - len(outputs))
     return outputs
 
 

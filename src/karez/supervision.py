@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-from karez.errors import BusRefused, KarezError
+from karez.errors import BusRefused, KarezError, StateError
 from karez.workers import Worker
 
 log = logging.getLogger("karez")
@@ -67,7 +67,7 @@ class Supervisor:
         if worker.stopping.is_set() or worker.is_leaving or task.cancelled():
             return
         error = task.exception() or RuntimeError("it ended by itself")
-        if isinstance(error, BusRefused):
+        if isinstance(error, BusRefused | StateError):
             self.fail(error)
             return
         node = worker.node

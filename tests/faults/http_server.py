@@ -3,7 +3,7 @@
 import asyncio
 import gzip
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 from tests.faults.background import TcpServer
@@ -13,11 +13,12 @@ Answer = Callable[["Request", asyncio.StreamWriter], Awaitable[None]]
 
 @dataclass
 class Request:
-    """One request; `number` counts from 1."""
+    """One request; `number` counts from 1, the names of headers are in small letters."""
 
     number: int
     path: str
     body: bytes
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 class HttpServer(TcpServer):
@@ -32,15 +33,14 @@ class HttpServer(TcpServer):
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while line := await reader.readline():
             headers = {}
-            while (field := (await reader.readline()).strip()) != b"":
-                name, _, value = field.decode().partition(":")
+            while (line_of_header := (await reader.readline()).strip()) != b"":
+                name, _, value = line_of_header.decode().partition(":")
                 headers[name.lower()] = value.strip()
             body = await reader.readexactly(int(headers.get("content-length", 0)))
             self.requests += 1
             path = unquote(urlsplit(line.split()[1].decode()).path)
-            await self._answer(
-                Request(self.requests, path, gzip.decompress(body) if headers.get("content-encoding") == "gzip" else body), writer
-            )
+            body = gzip.decompress(body) if headers.get("content-encoding") == "gzip" else body
+            await self._answer(Request(self.requests, path, body, headers), writer)
             await writer.drain()
 
 

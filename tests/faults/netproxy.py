@@ -19,9 +19,9 @@ _DIRECTIONS = ("there", "back")
 
 
 class Proxy:
-    """In front of a port of loopback; `port` is its own, `connections` counts who came."""
+    """In front of a port of loopback, or of a socket that is a file; `port` is its own, `connections` counts who came."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int | str) -> None:
         self.target = target
         self._open = {direction: asyncio.Event() for direction in _DIRECTIONS}
         self._latency = 0.0
@@ -80,7 +80,7 @@ class Proxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await self._open["there"].wait()
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.target)
+        far_reader, far_writer = await self._connect()
         pumps = [
             asyncio.create_task(self._pump("there", reader, far_writer)),
             asyncio.create_task(self._pump("back", far_reader, writer)),
@@ -92,6 +92,11 @@ class Proxy:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
             far_writer.transport.abort()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if isinstance(self.target, str):
+            return await asyncio.open_unix_connection(self.target)
+        return await asyncio.open_connection("127.0.0.1", self.target)
 
     async def _pump(self, direction: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         passed = 0

@@ -16,7 +16,7 @@ from karez.bus.topology import DEAD, OUTCOMES, task_subject
 from karez.pipeline import Pipeline
 from karez.records import DEADLINE, Record, Task, decode_lines, encode_task
 from karez.runtime import Deployment, deploy
-from karez.state import Outcome, read_outcomes
+from karez.state import Outcome, Row, read_outcomes, read_rows
 
 SOURCE = '''
 """Reads what its script says; unless it has one, a record an entity."""
@@ -145,6 +145,11 @@ async def give_task(bus: Bus, entities: Sequence[Any], id: str = "", connector: 
 async def outcomes(bus: Bus) -> list[Outcome]:
     """The ledger."""
     return [outcome async for message in bus.read(OUTCOMES) for outcome in read_outcomes(message.body)]
+
+
+async def rows(bus: Bus) -> list[Row]:
+    """The ledger, with what is expected."""
+    return [row async for message in bus.read(OUTCOMES) for row in read_rows(message.body)]
 
 
 async def states(bus: Bus) -> Counter[str]:

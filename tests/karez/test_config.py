@@ -1,5 +1,6 @@
 """The files that a user writes, and what is said of those that are wrong."""
 
+import os
 import subprocess
 import sys
 import time
@@ -283,3 +284,118 @@ def test_the_same_as_windows_writes_it():
     assert options("1\r\n    y: '2'\r")["y"] == "2"
     Path("karez.yaml").write_bytes(b"\xef\xbb\xbfconnectors:\r\n  - type: rest\r\n")
     assert str(load(["karez.yaml"], {}).entries[0].place) == "karez.yaml:2:5"
+
+
+def dotenv(text: str | bytes, folder: str = ".", mode: int = 0o600) -> None:
+    path = Path(folder, ".env")
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    path.chmod(mode)
+
+
+@pytest.mark.parametrize(
+    ("line", "text", "value"),
+    [
+        ("PORT=4840", "${PORT}", 4840), ("PORT = 4840", "${PORT}", 4840), ("export PORT=4840", "${PORT}", 4840), ("PORT=", "${PORT:-7}", 7),
+        ("PORT='48 40' # why", "${PORT}", "48 40"), ("PORT=a#b", "${PORT}", "a#b"), ("PORT=a # b", "${PORT}", "a"),
+        ("PORT=a$HOME${NOPE}", "${PORT}", "a$HOME${NOPE}"), ("\ufeffPORT=1", "${PORT}", 1), ("A=1\r\nPORT=2\r\n", "${PORT}", 2),
+        ('PORT="a\nb"', "${PORT}", "a\nb"), ("PORT=postgresql://u:p=w@h/d?x=1", "${env:PORT}", "postgresql://u:p=w@h/d?x=1"),
+    ],
+)  # fmt: skip
+def test_variables_come_from_a_file_env_too(line, text, value):
+    dotenv(line)
+    assert options(text)["x"] == value
+
+
+def test_the_environment_wins_over_a_file_env_which_never_gets_into_it(monkeypatch):
+    dotenv("KAREZ_TEST_A=file\nKAREZ_TEST_B=file\n")
+    monkeypatch.setenv("KAREZ_TEST_A", "environment")
+    Path("karez.yaml").write_text("connectors: [{type: rest, a: '${KAREZ_TEST_A}', b: '${KAREZ_TEST_B}'}]\n")
+    entry = load(["karez.yaml"]).entries[0]
+    assert entry.options == {"type": "rest", "a": "environment", "b": "file"}
+    assert entry.secret == {("a",), ("b",)}
+    assert "KAREZ_TEST_B" not in os.environ
+
+
+def test_a_file_env_in_this_folder_is_taken_in_place_of_one_beside_the_configuration():
+    Path("config").mkdir()
+    Path("config/karez.yaml").write_text("connectors: [{type: rest, x: '${A:-none}', y: '${B:-none}'}]\n")
+    dotenv("A=beside", "config")
+    for path in ("config", "config/karez.yaml", "./config/*"):
+        assert load([path], {}).entries[0].options["x"] == "beside"
+    dotenv("B=here")
+    assert load(["config"], {}).entries[0].options == {"type": "rest", "x": "none", "y": "here"}
+
+
+def test_a_folder_named_env_is_no_file_env():
+    Path(".env").mkdir()
+    assert options("${A:-none}")["x"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("PORT=1", "variable `NOWHERE` is not set, neither in the environment nor in .env; set it, or write `${NOWHERE:-default}`"),
+        ("NOWHER=1", "variable `NOWHERE` is not set, neither in the environment nor in .env; did you mean `NOWHER`?"),
+        (
+            "\n# why\nNOWHERE=<your_db_url>",
+            "variable `NOWHERE` is still the placeholder `<your_db_url>`, in .env, line 3; write there what it",
+        ),
+    ],
+)
+def test_a_variable_that_a_file_env_has_not_or_not_yet_is_an_error(text, reason):
+    dotenv(text)
+    (found,) = problems("connectors:\n  - type: rest\n    url: ${NOWHERE}\n")
+    assert found.startswith(f"karez.yaml:3:5: error: connectors[0].url: {reason}")
+
+
+def test_a_placeholder_is_an_error_also_in_the_environment_and_where_there_is_a_default():
+    (found,) = problems("connectors:\n  - type: rest\n    url: ${KEY:-d}\n", KEY="<your_key>")
+    assert "variable `KEY` is still the placeholder `<your_key>`, in the environment" in found
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("A=1\n\n'B\nC=2\n", ".env:3:1: warning: this line is no `NAME=value`, and is left out"),
+        ("A=1\nB\n", ".env:2:1: warning: this line is no `NAME=value`, and is left out"),
+        ("A=0\nB=1\nA=1\n", ".env:3:1: warning: `A` is set twice, first in line 1; this one is taken"),
+    ],
+)
+def test_what_is_wrong_in_a_file_env_is_a_warning_with_its_line(text, said):
+    dotenv(text)
+    configuration = read("connectors: [{type: rest, x: '${A}'}]\n")
+    assert configuration.entries[0].options["x"] == "1"
+    (found,) = map(str, configuration.problems)
+    assert found.startswith(said)
+
+
+@pytest.mark.parametrize(("content", "said"), [("A=1".encode("utf-16"), "is not UTF-8"), (b"A=1\n" * 300_000, "is larger than 1 MiB")])
+def test_a_file_env_that_cannot_be_read_is_said_beside_the_variable_that_is_not_set(content, said):
+    dotenv(content)
+    first, second = problems("connectors: [{type: rest, x: '${A}'}]\n")
+    assert "variable `A` is not set" in first
+    assert f".env:1:1: warning: the file {said}" in second
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such modes")
+@pytest.mark.parametrize(
+    ("mode", "text", "said"),
+    [
+        (0o600, "A=1\nAPI_KEY=x", []),
+        (0o644, "A=1\nINTERVAL=5\nAPI_KEY=<your_key>", []),
+        (
+            0o644,
+            "A=1\nAPI_KEY=x\nURL=db://u:p@h/d",
+            ["notice: every user of this machine may read its secrets: API_KEY, URL; chmod 600 .env"],
+        ),
+        (0o646, "A=1", ["warning: every user of this machine may change it; chmod 600 .env"]),
+    ],
+)
+def test_a_file_env_that_others_may_change_or_whose_secrets_they_may_read_is_said(mode, text, said):
+    dotenv(text, mode=mode)
+    assert [str(problem) for problem in read("connectors: [{type: rest, x: '${A}'}]\n").problems] == [f".env:1:1: {one}" for one in said]
+
+
+def test_a_file_env_that_nobody_asks_is_not_read():
+    dotenv(b"\xff", mode=0o666)
+    assert read("connectors: [{type: rest, x: '${A:-none}'}]\n", A="1").problems == []

@@ -22,7 +22,7 @@ def asked(*entities: object, due: float = 1010.0, dispatcher: str = "points") ->
 
 
 def values(**by_name: object) -> list[bytes]:
-    return [as_json([{"name": name, "value": value} for name, value in by_name.items()])]
+    return [b"\n".join(as_json({"name": name, "value": value}) for name, value in by_name.items())]
 
 
 def known(fresh: Freshness) -> dict[str, Point]:

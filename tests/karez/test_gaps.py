@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from karez.bus import Bus, topology
+from karez.bookmarks import Mark
+from karez.books import Books
+from karez.bus import Bus
 from karez.bus.embedded import EmbeddedServer
 from karez.bus.nats import NatsBus
-from karez.bus.topology import OUTCOMES, TASKS, outcome_subject, streams, task_subject
+from karez.bus.topology import OUTCOMES, STATE, TASKS, outcome_subject, streams, task_subject
 from karez.freshness import point_name
 from karez.gaps import Account, Gap, by_entity, merged
-from karez.records import Task, as_json, decode_task, encode_task
-from karez.repair import carry_out, plan, unrepairable
+from karez.records import Task, as_json, encode_task
+from karez.repair import plan, requests, unrepairable
+from karez.requests import Requests, Span, Standing
 from karez.roster import Roster, Rosters
 from karez.state import Loss, Outcome, Progress, Round, prepare, repair_id, task_id
 
@@ -256,15 +260,17 @@ async def test_what_was_lost_after_it_was_stored_is_told(book: Book) -> None:
 # -- repair
 
 
-async def repaired(book: Book, account: Account, state: str = "ok", **more: Any) -> list[str]:
+async def repaired(book: Book, account: Account, state: str = "ok", attempt: str = "q0-0", **more: Any) -> list[str]:
     """A connector does what the plan says, or fails, partly with the last entity of each batch; gives the ids."""
     ids = []
     for one in plan(account.cells):
         if state == "partial":
-            more["failed"] = [[point_name(one.task.entities[-1]), "no answer"]]
-        _, slot, batch = one.id.split("/")[0].split(":")[1:]
-        await book.row((int(slot) - START) // 10_000, int(batch), state, suffix="/" + one.id.split("/")[1], **more)
-        ids.append(one.id)
+            assert one.span.entities is not None
+            more["failed"] = [[point_name(one.span.entities[-1]), "no answer"]]
+        _, slot, batch = one.span.task.split(":")[1:]
+        id = repair_id(one.span.task, attempt, one.span.end)
+        await book.row((int(slot) - START) // 10_000, int(batch), state, suffix="/" + id.split("/")[1], **more)
+        ids.append(id)
     return ids
 
 
@@ -277,16 +283,13 @@ async def test_a_repair_asks_for_exactly_what_is_missing_once(book: Book) -> Non
         await book.row(number, 1, "partial", "1 entities failed", records=1, failed=[["d", "no answer"]])
     account = await book.account()
     repairs = plan(account.cells)
-    windows = [
-        (int(one.task.window.start.timestamp() * 1000), int(one.task.window.end.timestamp() * 1000)) for one in repairs if one.task.window
-    ]
-    rounds = [((start - START) // 10_000, (end - START) // 10_000) for start, end in windows]
-    assert list(zip(rounds, [one.task.entities for one in repairs], strict=True)) == [
+    rounds = [((one.span.start - START) // 10_000, (one.span.end - START) // 10_000) for one in repairs]
+    assert list(zip(rounds, [one.span.entities for one in repairs], strict=True)) == [
         ((2, 7), ["a", "b"]),
         ((2, 7), ["c", {"name": "d"}]),
         ((7, 9), [{"name": "d"}]),
     ]
-    assert repairs[0].id == repair_id(task_id("points", "0a1b2c3d", START + 20_000, 0), 0, START + 70_000)
+    assert repairs[0].span.task == task_id("points", "0a1b2c3d", START + 20_000, 0)
     await repaired(book, account, records=10)
     account = await book.account()
     assert told(account) == []
@@ -294,13 +297,12 @@ async def test_a_repair_asks_for_exactly_what_is_missing_once(book: Book) -> Non
     assert plan(account.cells) == []
 
 
-async def test_a_repair_that_failed_is_given_again_with_another_id(book: Book) -> None:
+async def test_of_a_repair_that_failed_what_is_left_is_asked_for_again(book: Book) -> None:
     await book.good(0, *range(2, 10))
-    first = await repaired(book, await book.account(), "error", reason="unreachable: x")
-    second = await repaired(book, await book.account(), "partial", reason="1 entities failed", records=1)
-    assert not set(first) & set(second)
+    await repaired(book, await book.account(), "error", "q0-0", reason="unreachable: x")
+    await repaired(book, await book.account(), "partial", "q0-1", reason="1 entities failed", records=1)
     account = await book.account()
-    assert [one.task.entities for one in plan(account.cells)] == [["b"], [{"name": "d"}]]
+    assert [one.span.entities for one in plan(account.cells)] == [["b"], [{"name": "d"}]]
 
 
 async def test_a_repair_is_not_longer_than_an_hour(book: Book, ready: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,48 +322,230 @@ async def test_what_cannot_be_repaired_is_named_with_the_reason(book: Book, read
     assert [unrepairable(cell).partition(";")[0] for cell in account.cells if cell.batch == 0 or cell.slot > START + 10_000] == [
         "connector source reads no ranges (it has no fetch_range)",
         "which entities its batches had is not known any more, or changed too often to be kept",
-        "its own task still waits on the bus",
-        "it is asked for already",
+        "its own task still waits on the bus, or is tried again",
+        "it is asked for already (karez requests list)",
     ]
 
 
-async def answering(book: Book, bus: Bus) -> AsyncIterator[None]:
-    """Answers tasks as a connector would, one at a time."""
-    while True:
-        async for message in bus.read(TASKS):
-            task = decode_task(message.body)
-            assert task.window is not None
-            origin, suffix = message.id.split("/")
-            number = (int(origin.split(":")[2]) - START) // 10_000
-            await book.row(number, int(origin.split(":")[3]), suffix=f"/{suffix}", records=len(task.entities), expected=len(task.entities))
-            await bus.delete(TASKS, message.seq)
-        yield
-        await asyncio.sleep(0.01)
-
-
-async def test_tasks_are_given_as_fast_as_the_bus_takes_them(book: Book, ready: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("karez.repair.LONGEST_MS", 10_000)
-    (stream,) = [stream for stream in topology.streams([]) if stream.name == TASKS]
-    stream = topology.Stream(TASKS, stream.subjects, stream.retention, stream.max_bytes, max_per_subject=3)
-    await ready.declare([stream], [])
-    await book.good(0, 9)
-
-    async def connector() -> None:
-        async for _ in answering(book, ready):
-            pass
-
-    working = asyncio.create_task(connector())
-    steps = [step async for step in carry_out(ready, plan((await book.account()).cells), 60)]
-    working.cancel()
-    await asyncio.gather(working, return_exceptions=True)
-    assert steps[-1] == (16, 16)
-    assert told(await book.account()) == []
-
-
-async def test_what_nobody_takes_is_left_on_the_bus(book: Book, ready: Bus) -> None:
-    await book.good(0, 2)
-    steps = [step async for step in carry_out(ready, plan((await book.account(0, 3)).cells), 0.1)]
-    assert steps == [(2, 0)]
-    account = await book.account(0, 3)
-    assert {cell.is_asked for cell in account.cells} == {True}
+async def test_what_is_requested_is_not_asked_for_twice(book: Book, ready: Bus) -> None:
+    await book.good(0, 2, 4)
+    store = Requests(ready)
+    await store.prepare()
+    (request,) = requests(plan((await book.account(0, 4)).cells), "a test", 100_000)
+    request = replace(request, id="q1")
+    await store.ask(request)
+    account = await book.account(0, 4)
+    assert [cell.is_asked for cell in account.cells] == [True] * 4
     assert plan(account.cells) == []
+    first = request.spans[0]
+    await store.report(request, Standing("running", 4, 0, 1, finished=[(0, first.start, first.end)]))
+    left = [cell for cell in (await book.account(0, 4)).cells if not cell.is_asked]
+    assert [(cell.slot, cell.batch) for cell in left] == [(first.start, 0)]
+    await store.want("q1", "cancel")
+    assert len(plan((await book.account(0, 4)).cells)) == 4
+
+
+async def test_what_is_too_much_for_a_message_becomes_several_requests(book: Book) -> None:
+    await book.good(0, 2, 4, 6, 8)
+    repairs = plan((await book.account(0, 9)).cells)
+    found = list(requests(repairs, "a test", 300))
+    assert len(found) > 2
+    assert all(len(as_json(request)) < 600 for request in found)
+    assert [span for request in found for span in request.spans] == [one.span for one in repairs]
+
+
+# -- windows
+
+
+class Windows:
+    """Writes the ledger of the dispatcher `points` where it reads windows of ten minutes, of two batches of two entities."""
+
+    def __init__(self, book: Book) -> None:
+        self.book = book
+
+    async def window(self, number: int, *states: str, length: int = 600_000, **more: Any) -> None:
+        """A window and what became of its two batches; without any, of none."""
+        start = START + number * 600_000
+        fields: dict[str, Any] = {"every": length / 1000, "roster": "r-1", "ranged": True, "at": time.time(), "until": start + length}
+        await self.book.write(Round("points", start, 2, 4, "source", "0a1b2c3d", **(fields | more)))
+        for batch, state in enumerate(states):
+            await self.row(number, batch, state)
+
+    async def row(self, number: int, batch: int, state: str, attempt: str = "", until: int = 0, **more: Any) -> None:
+        """What became of a batch, at the first try or at another one, which may reach up to another window."""
+        start, end = START + number * 600_000, START + (until or number + 1) * 600_000
+        task = task_id("points", "0a1b2c3d", start, batch)
+        fields: dict[str, Any] = {"reason": "" if state == "ok" else "unreachable: x", "expected": 2, "at": time.time()} | more
+        await self.book.write(
+            Outcome("points", start, batch, state, "source", task=repair_id(task, attempt, end) if attempt else task, **fields)
+        )
+
+    async def left_out(self, number: int, until: int) -> None:
+        """Windows that a policy left out."""
+        start, end = START + number * 600_000, START + until * 600_000
+        await self.book.write(Outcome("points", start, -1, "skipped", "source", "catch_up", at=time.time(), until=end))
+
+    async def account(self, first: float = 0, last: float = 12, *more: Any) -> Account:
+        account = Account(self.book.bus, START / 1000 + first * 600, START / 1000 + last * 600)
+        await account.read(*more)
+        return account
+
+
+@pytest.fixture
+def windows(book: Book) -> Windows:
+    return Windows(book)
+
+
+def gaps_of(account: Account) -> list[tuple[float, float, int, str, int, list[str]]]:
+    """The gaps: from which window to before which one, how many, why, how much is missing, entities."""
+    return [
+        ((gap.start - START) / 600_000, (gap.until - START) / 600_000, gap.rounds, gap.why, gap.missing, gap.names)
+        for gap in merged(account.cells)
+    ]
+
+
+async def test_windows_have_the_end_that_they_say_and_none_follows_from_a_schedule(windows: Windows) -> None:
+    for number in (0, 1, 5):
+        await windows.window(number, "ok", "ok")
+    account = await windows.account()
+    assert gaps_of(account) == []
+    (balance,) = account.balances
+    assert (balance.rounds, balance.unit, balance.expected, balance.percent) == (3, "window", 12, 100)
+
+
+async def test_windows_in_a_row_that_failed_are_one_gap(windows: Windows) -> None:
+    await windows.window(0, "ok", "ok")
+    await windows.window(1, "error", "error")
+    await windows.window(2, "error", "error", length=300_000)
+    await windows.window(3, "ok", "error")
+    account = await windows.account()
+    assert gaps_of(account) == [(1, 2.5, 2, "error unreachable", 8, []), (3, 4, 1, "error unreachable", 2, ["c", "d"])]
+    assert {gap.unit for gap in merged(account.cells)} == {"window"}
+    assert [(gap.entity, gap.rounds) for gap in by_entity(account.cells)][:2] == [("a", 2), ("b", 2)]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+async def test_of_several_tries_of_a_window_the_best_one_counts(windows: Windows, order: int) -> None:
+    await windows.window(0, "error", "error")
+    await windows.window(1, "error", "ok")
+    rows: list[tuple[int, int, str, str]] = [(0, 0, "error", "1"), (0, 0, "ok", "2"), (0, 1, "error", "1"), (1, 0, "error", "1")]
+    for number, batch, state, attempt in rows[::order]:
+        await windows.row(number, batch, state, attempt)
+    await windows.row(1, 0, "partial", "2", reason="1 entities failed", records=1, failed=[["b", "no answer"]])
+    await windows.row(1, 0, "error", "3")
+    assert gaps_of(await windows.account()) == [(0, 1, 1, "error unreachable", 2, ["c", "d"]), (1, 2, 1, "partial", 1, ["b"])]
+
+
+async def test_a_window_that_waits_is_open_and_one_of_which_only_another_try_is_known_is_not_lost(windows: Windows, ready: Bus) -> None:
+    await windows.window(0)
+    await ready.publish(task_subject("source"), encode_task(Task(["a", "b"])), task_id("points", "0a1b2c3d", START, 0))
+    await windows.row(0, 1, "error", "1")
+    assert gaps_of(await windows.account()) == [(0, 1, 1, "open", 2, ["a", "b"]), (0, 1, 1, "error unreachable", 2, ["c", "d"])]
+
+
+async def test_a_window_that_its_dispatcher_has_not_done_yet_is_tried_again(windows: Windows, ready: Bus) -> None:
+    for number in range(5):
+        await windows.window(number, "ok" if number == 4 else "error", "ok")
+    mark = Mark(START, START + 600_000, [(START + 2 * 600_000, START + 3 * 600_000)])
+    await ready.put(STATE, "bookmark.points", as_json(mark))
+    account = await windows.account()
+    assert [(gap[0], gap[3]) for gap in gaps_of(account)] == [(0, "error unreachable"), (1, "open"), (2, "error unreachable"), (3, "open")]
+    assert [(one.span.start - START) // 600_000 for one in plan(account.cells)] == [0, 2]
+    assert {cell.detail for cell in account.cells if cell.why == "open"} == {"is tried again: unreachable: x"}
+
+
+async def test_windows_that_a_policy_left_out_are_gaps(windows: Windows) -> None:
+    await windows.window(0, "ok", "ok")
+    await windows.left_out(1, 4)
+    await windows.window(4, "ok", "ok")
+    account = await windows.account()
+    assert gaps_of(account) == [(1, 4, 3, "skipped catch_up", 12, [])]
+    assert account.balances[0].rounds == 5
+    assert gaps_of(await windows.account(2.5, 3)) == [(2, 3, 1, "skipped catch_up", 4, [])]
+    assert [(one.span.start - START) // 600_000 for one in plan(account.cells)] == [1, 1, 2, 2, 3, 3]
+
+
+async def test_windows_that_were_left_out_before_any_was_read_are_a_gap(windows: Windows) -> None:
+    await windows.left_out(1, 4)
+    account = await windows.account()
+    assert gaps_of(account) == [(1, 4, 1, "skipped catch_up", 1, [])]
+
+
+async def test_a_window_that_reaches_into_the_time_that_is_looked_at_is_told(windows: Windows) -> None:
+    await windows.window(0, "error", "error", length=6_000_000)
+    assert gaps_of(await windows.account(9, 12)) == [(0, 10, 1, "error unreachable", 4, [])]
+    assert gaps_of(await windows.account(10, 12)) == []
+
+
+async def test_a_window_is_fetched_again_as_the_window_that_it_was(windows: Windows) -> None:
+    for number in range(3):
+        await windows.window(number, "error", "ok")
+    account = await windows.account()
+    repairs = plan(account.cells)
+    assert [(one.span.start, one.span.end) for one in repairs] == [
+        (START + number * 600_000, START + (number + 1) * 600_000) for number in range(3)
+    ]
+    assert repairs[1].span.task == task_id("points", "0a1b2c3d", START + 600_000, 0)
+    await windows.row(1, 0, "ok", "q0-0")
+    assert [gap[:2] for gap in gaps_of(await windows.account())] == [(0, 1), (2, 3)]
+
+
+async def test_of_a_window_that_was_read_in_parts_what_is_left_is_missing(windows: Windows) -> None:
+    await windows.window(0, "error", "error", length=6_000_000)
+    for first, last in [(0, 3), (6, 10), (3, 4)]:
+        for batch in (0, 1):
+            await windows.row(first, batch, "ok", "q0-0", last)
+    account = await windows.account()
+    assert gaps_of(account) == [(4, 6, 1, "error unreachable", 4, [])]
+    assert repair_id(plan(account.cells)[0].span.task, "x", 0).startswith(task_id("points", "0a1b2c3d", START + 4 * 600_000, 0))
+    await windows.row(4, 0, "ok", "q1-0", 6)
+    await windows.row(4, 1, "ok", "q1-0", 6)
+    assert gaps_of(await windows.account()) == []
+
+
+async def test_what_was_read_for_some_entities_only_closes_nothing(windows: Windows) -> None:
+    await windows.window(0, "error", "ok")
+    await windows.row(0, 1_000_000, "ok", "q0-0")
+    assert gaps_of(await windows.account()) == [(0, 1, 1, "error unreachable", 2, ["a", "b"])]
+
+
+async def test_a_window_of_all_there_is_needs_no_list_of_it(windows: Windows) -> None:
+    start = START + 600_000
+    await windows.book.write(
+        Round("points", start, 1, 1, "source", "0a1b2c3d", every=600.0, ranged=True, at=time.time(), until=start + 600_000)
+    )
+    await windows.row(1, 0, "error", expected=1)
+    (one,) = plan((await windows.account()).cells)
+    assert one.span == Span(start, start + 600_000, None, task_id("points", "0a1b2c3d", start, 0))
+
+
+async def test_a_dispatcher_that_read_rounds_and_reads_windows_now_is_known_by_both(windows: Windows) -> None:
+    await windows.book.good(0, 1, 3)
+    await windows.window(1, "ok", "ok")
+    account = await windows.account()
+    assert [(gap[0], gap[3]) for gap in gaps_of(account)] == [(1 / 30, "skipped missed")]
+    assert account.balances[0].rounds == 5
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.integers(1, 12)), max_size=12),
+    st.lists(st.tuples(st.integers(0, 30), st.integers(1, 12)), max_size=8),
+)
+def test_what_is_left_of_a_window_is_no_less_than_what_was_not_read(windows: list[tuple[int, int]], read: list[tuple[int, int]]) -> None:
+    books = Books("points")
+    at = START
+    edges = []
+    for _, length in windows:
+        edges.append((at, at + length * 1000))
+        at += length * 1000
+    for start, end in edges:
+        books.add(Round("points", start, 1, 1, "source", "d", until=end, ranged=True))
+        books.add(Outcome("points", start, 0, "error", task=task_id("points", "d", start, 0)))
+    spans = [(START + first * 1000, START + (first + length) * 1000) for first, length in read]
+    for start, end in spans:
+        books.add(Outcome("points", start, 0, "ok", task=repair_id(task_id("points", "d", start, 0), "q0-0", end)))
+    _, cells = books.look(START, at, (), at)
+    for start, end in edges:
+        missing = [second for second in range(start, end, 1000) if not any(a <= second < b for a, b in spans)]
+        found = [(cell.slot, cell.until) for cell in cells if start <= cell.slot < end]
+        assert found == ([(missing[0], missing[-1] + 1000)] if missing else [])

@@ -157,7 +157,7 @@ def test_unknown_keys_are_errors_at_the_key_with_the_nearest_one(build):
     assert build.problems("dispatchers:\n  - type: default\n    conector: x\n    interval: 10\n    entities: []\n    colour: red\n") == [
         "k.yaml:3:5: error: dispatchers[0]: unknown key `conector`; did you mean `connector`?",
         "k.yaml:6:5: error: dispatchers[0]: unknown key `colour`; there are type, name, connector, batch_size, interval, cron, timezone, "
-        "mode, shuffle, overlap, missed, entities_refresh, entities, entity_file",
+        "entities_refresh, mode, shuffle, overlap, missed, entities, entity_file",
     ]
 
 

@@ -124,10 +124,18 @@ class StreamState:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What a durable still has to do: messages not delivered yet, and delivered but not acknowledged."""
+    """What a durable still has to do: messages not delivered yet, and delivered but not acknowledged.
+
+    All up to the place `floor` of its stream are acknowledged.
+    """
 
     waiting: int
     unacked: int
+    floor: int = 0
+
+    def is_through(self, place: int) -> bool:
+        """Whether nothing up to this place of the stream is still to be done."""
+        return self.floor >= place or not (self.waiting or self.unacked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +265,10 @@ class Bus(ABC):
     @abstractmethod
     async def get(self, bucket: str, key: str) -> Value | None:
         """A value of the store `bucket`."""
+
+    @abstractmethod
+    async def values(self, bucket: str, prefix: str) -> dict[str, Value]:
+        """All values of a store whose keys begin so; empty if there is no such store."""
 
     @abstractmethod
     async def put(self, bucket: str, key: str, data: bytes, revision: int | None = None) -> int | None:

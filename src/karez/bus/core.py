@@ -131,6 +131,9 @@ class CoreBus(ConnectedBus):
     async def get(self, bucket: str, key: str) -> Value | None:
         return await self._values.get(bucket, key)
 
+    async def values(self, bucket: str, prefix: str) -> dict[str, Value]:
+        return await self._values.values(bucket, prefix)
+
     async def put(self, bucket: str, key: str, data: bytes, revision: int | None = None) -> int | None:
         return await self._values.put(bucket, key, data, revision)
 

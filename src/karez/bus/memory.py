@@ -179,7 +179,9 @@ class MemoryBus(Bus):
             raise BusRefused(f"there is no durable {durable.name}")
         reader = readers[durable.name]
         reader.due(time.monotonic())
-        return Backlog(len(reader.ready) + len(reader.later), len(reader.unacked))
+        open_ = [*reader.ready, *(seq for _, seq in reader.later), *reader.unacked]
+        floor = min(open_) - 1 if open_ else self._held(durable.stream).last_seq
+        return Backlog(len(reader.ready) + len(reader.later), len(reader.unacked), floor)
 
     async def stream_state(self, name: str) -> StreamState | None:
         held = self._streams.get(name)
@@ -258,6 +260,10 @@ class MemoryBus(Bus):
             del values[key]
             return None
         return value
+
+    async def values(self, bucket: str, prefix: str) -> dict[str, Value]:
+        keys = [key for key in self._buckets.get(bucket, (None, {}))[1] if key.startswith(prefix)]
+        return {key: value for key in keys if (value := await self.get(bucket, key)) is not None}
 
     async def put(self, bucket: str, key: str, data: bytes, revision: int | None = None) -> int | None:
         current = await self.get(bucket, key)

@@ -18,6 +18,7 @@ import msgspec
 import nats.errors
 import nats.js.errors
 from nats.js import JetStreamContext
+from nats.js.api import ConsumerInfo
 from nats.js.kv import KeyValue
 
 from karez.bus import Backlog, Durable, Message, Reader, Stream, StreamState, Subscription, Value
@@ -183,7 +184,7 @@ class NatsBus(ConnectedBus):
     async def backlog(self, durable: Durable) -> Backlog:
         with self._asking():
             info = await self._js.consumer_info(durable.stream, durable.name)
-        return Backlog(info.num_pending or 0, info.num_ack_pending or 0)
+        return _backlog(info)
 
     async def stream_state(self, name: str) -> StreamState | None:
         info = await self._definitions.stream(name)  # which is told at once that it may not ask
@@ -204,9 +205,7 @@ class NatsBus(ConnectedBus):
             infos = list(await self._js.consumers_info(stream, 0))
             while more := await self._js.consumers_info(stream, len(infos)):
                 infos += more
-        return [
-            Reader(stream, info.name, Backlog(info.num_pending or 0, info.num_ack_pending or 0), bool(info.num_waiting)) for info in infos
-        ]
+        return [Reader(stream, info.name, _backlog(info), bool(info.num_waiting)) for info in infos]
 
     async def remove_durable(self, stream: str, name: str) -> None:
         with self._asking(), contextlib.suppress(nats.js.errors.NotFoundError):
@@ -278,6 +277,18 @@ class NatsBus(ConnectedBus):
                 return None
         return Value(entry.value or b"", entry.revision or 0)
 
+    async def values(self, bucket: str, prefix: str) -> dict[str, Value]:
+        start = f"$KV.{bucket}.{prefix}"
+        found: dict[str, Value] = {}
+        async for message in self.read(f"KV_{bucket}"):
+            if message.subject.startswith(start):
+                key = message.subject.removeprefix(f"$KV.{bucket}.")
+                if "KV-Operation" in message.headers:
+                    found.pop(key, None)
+                else:
+                    found[key] = Value(message.body, message.seq)
+        return found
+
     async def put(self, bucket: str, key: str, data: bytes, revision: int | None = None) -> int | None:
         store = self._buckets[bucket]
         with self._asking():
@@ -297,3 +308,8 @@ class NatsBus(ConnectedBus):
     async def forget(self, bucket: str, key: str) -> None:
         with contextlib.suppress(nats.errors.Error, TimeoutError):
             await self._buckets[bucket].delete(key)
+
+
+def _backlog(info: ConsumerInfo) -> Backlog:
+    floor = info.ack_floor.stream_seq if info.ack_floor else 0
+    return Backlog(info.num_pending or 0, info.num_ack_pending or 0, floor)

@@ -25,6 +25,9 @@ _EXPIRES = 30.0
 _NANOSECONDS = 1_000_000_000
 _BLOCKED = 10.0
 _SETTLED = 2.0
+_MOST_BYTES = 12 * 1024 * 1024
+_FIRST = 32
+_SMOOTH = 16
 
 Confirm = Callable[[Sequence[str]], Awaitable[bool]]
 
@@ -57,6 +60,7 @@ class Pull(Subscription):
         self._messages: deque[Message] = deque()
         self._wake = asyncio.Event()
         self._asked = 0
+        self._mean = 0.0
         self._heard = time.monotonic()
         self.is_closed = False
         self._inbox = nc.new_inbox()
@@ -72,13 +76,18 @@ class Pull(Subscription):
     async def _pull(self) -> None:
         if time.monotonic() < self._blocked_until:
             return
-        wanted = (1 if self.is_blocked else self._window) - self._asked - len(self._messages)
+        wanted = (1 if self.is_blocked else self._room) - self._asked - len(self._messages)
         if self.is_closed or wanted <= 0 or not self._nc.is_connected:
             return
         self._asked += wanted
         request = {"batch": wanted, "expires": int(_EXPIRES * _NANOSECONDS), "idle_heartbeat": int(_HEARTBEAT * _NANOSECONDS)}
         with contextlib.suppress(nats.errors.Error, OSError):  # is_silent finds out and asks again
             await self._nc.send([frame(self._subject, msgspec.json.encode(request), self._inbox)])
+
+    @property
+    def _room(self) -> int:
+        """How many messages may be here or on their way: fewer of large ones, and few until one knows how large they are."""
+        return min(self._window, max(2, int(_MOST_BYTES / self._mean)) if self._mean else _FIRST)
 
     async def start_over(self) -> None:
         """Ask anew: the server forgot the request, or its answer was lost."""
@@ -91,9 +100,7 @@ class Pull(Subscription):
         if self.is_blocked and self._heard > self._blocked_until and self._blocked_until < self._acked_last < now - patience(_SETTLED):
             self.is_blocked = False
             return True
-        return (
-            now > self._blocked_until and not self.is_closed and len(self._messages) < self._window and now - self._heard > 4 * _HEARTBEAT
-        )
+        return now > self._blocked_until and not self.is_closed and len(self._messages) < self._room and now - self._heard > 4 * _HEARTBEAT
 
     def refused(self, subject: str) -> bool | None:
         """The server does not permit this subject, in lower case: whether it did before; `None` if it is none of this durable."""
@@ -128,6 +135,7 @@ class Pull(Subscription):
         parts = token.split(".")
         first = 4 if len(parts) < 11 else 6
         seq, deliveries, pending = int(parts[first + 1]), int(parts[first]), int(parts[first + 4])
+        self._mean += (len(body) - self._mean) / (_SMOOTH if self._mean else 1)
         self._messages.append(_Delivered(subject.decode(), body, headers, token, seq, deliveries, pending))
         self._wake.set()
 
@@ -153,7 +161,7 @@ class Pull(Subscription):
                 return []
         messages = list(self._messages)
         self._messages.clear()
-        if self._asked <= self._window // 2:
+        if self._asked <= self._room // 2:
             await self._pull()
         return messages
 

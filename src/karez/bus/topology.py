@@ -18,6 +18,9 @@ STATE = "KAREZ_STATE"
 ROSTERS = "KAREZ_ROSTER"
 CRASHES = "KAREZ_CRASH"
 BUDGETS = "KAREZ_BUDGET"
+REQUESTS = "KAREZ_REQUEST"
+PARTS = "KAREZ_PARTS"
+KEYS = "KAREZ_KEY"
 STATUS = "karez.ctl.status"
 RELOAD = "karez.ctl.reload"
 POINTS = "karez.ctl.points"
@@ -48,6 +51,11 @@ def dead_subject(kind: str, name: str) -> str:
 def outcome_subject(dispatcher: str) -> str:
     """Where the outcomes of a dispatcher's tasks go."""
     return f"karez.outcome.{dispatcher}"
+
+
+def requests_subject(dispatcher: str) -> str:
+    """Where a dispatcher is told that there is something new among its requests."""
+    return f"karez.ctl.requests.{dispatcher}"
 
 
 def data_stream(category: str) -> str:

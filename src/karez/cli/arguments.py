@@ -13,6 +13,7 @@ PLAIN: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": F
 
 
 Given = TypeVar("Given")
+Text = TypeVar("Text", str, list[str])
 
 GIVEN: ContextVar[dict[str, str | None]] = ContextVar("given", default={})  # it is replaced, never changed
 """Who we are on the bus, as the running command was told; `connection.py` uses it."""
@@ -30,8 +31,8 @@ def seconds(option: str, text: str | None) -> float | None:
         raise typer.BadParameter(str(error), param_hint=option) from None
 
 
-def parsed(option: str, parse: Callable[[str], Given], text: str) -> Given:
-    """What a text on the command line means."""
+def parsed(option: str, parse: Callable[[Text], Given], text: Text) -> Given:
+    """What a text, or several, on the command line mean."""
     try:
         return parse(text)
     except ValueError as error:
@@ -93,6 +94,10 @@ def _version(wanted: bool) -> None:
 ConfigOption = Annotated[list[str] | None, Option("--config", "-c", metavar="PATH", help="Configuration file or folder; may be repeated.")]
 PluginsOption = Annotated[list[str], Option("--plugin-directory", "-p", metavar="PATH", help="Folder with plugins; may be repeated.")]
 NatsOption = Annotated[str, Option("--nats-addr", "-a", metavar="TEXT", help="The bus.")]
+AnyNatsOption = Annotated[
+    str | None, Option("--nats-addr", "-a", metavar="TEXT", help="The bus; unless given, and nothing runs here, the state folder.")
+]
+StateOption = Annotated[str, Option("--state-dir", metavar="PATH", help="Folder of the embedded server.")]
 CredentialsOption = Annotated[
     str | None,
     Option(

@@ -9,7 +9,7 @@ import typer
 from typer import Argument, Option
 from typer.completion import completion_init  # type: ignore[attr-defined]
 
-from karez.cli import administration, operations
+from karez.cli import administration, operations, service_commands
 from karez.cli.arguments import (
     GIVEN,
     PLAIN,
@@ -134,6 +134,7 @@ def deploy(
     monitor: Annotated[
         str | None, Option("--nats-monitor", metavar="URL", help="Monitoring port of the server, whose health is watched.")
     ] = None,
+    api: Annotated[bool, Option("--api", help="Serve the HTTP API as well, where `api:` of the configuration says.")] = False,
 ) -> None:
     """Launch the roles of a configuration; without -a, and nothing at the default address, with a server of its own."""
     limit = seconds("--for", for_)
@@ -159,6 +160,7 @@ def deploy(
         delivery=str(delivery) if delivery else None,
         durability=str(durability) if durability else None,
         monitor=monitor,
+        api=api,
     )
     raise SystemExit(run(options))
 
@@ -294,3 +296,4 @@ app.add_typer(plugins_app, name="plugins")
 app.add_typer(new_app, name="new")
 app.add_typer(operations.app)
 app.add_typer(administration.app)
+app.add_typer(service_commands.app)

@@ -17,7 +17,7 @@ from typing import Any
 from karez import crashpoints, patience
 from karez.bus import Bus
 from karez.bus.profile import Profile
-from karez.cli import BUG, complain, log
+from karez.cli import BUG, api, complain, log
 from karez.cli.account import account
 from karez.cli.options import NATS_ADDR, DeployOptions
 from karez.cli.reloading import Loaded, Reloads, load_files, reload
@@ -197,7 +197,8 @@ async def _single(options: DeployOptions, loaded: Loaded) -> int:
         async def apply(new: Loaded) -> list[dict[str, Any]]:
             return [await reload(deployment, new)]
 
-        await Reloads(options, deployment.id, loaded, apply).run(bus, signals.hangup)
+        reloads = Reloads(options, deployment.id, loaded, apply).run(bus, signals.hangup)
+        await api.beside(options, bus, lambda: deployment.pipeline, lambda text: say(options, text), reloads)
 
     snapshot, waiting = await run_roles(options, loaded.pipeline, (signals, beside))
     return account([snapshot], waiting, exact=options.for_seconds is not None and not signals.is_signal)

@@ -6,19 +6,23 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Any
 
+from karez.books import Balance, Cell
 from karez.bus import Bus
 from karez.cli import complain
 from karez.cli.connection import bus_or_state
+from karez.cli.following import left_alone, many, shown, when
 from karez.cli.log import printable
+from karez.cli.requests import ask
 from karez.errors import KarezError
-from karez.gaps import Account, Balance, Cell, Gap, by_entity, merged
+from karez.gaps import Account, Gap, by_entity, merged
 from karez.records import as_json
-from karez.repair import Repair, carry_out, plan, unrepairable
+from karez.repair import Repair, plan, requests, unrepairable
+from karez.requests import ENDED, Requests, Standings
 
+BY = "karez gaps repair"
 _MOST_NAMES = 5
 
 
@@ -69,6 +73,7 @@ def list_(asked: Asked, json: bool) -> int:
 
 def repair(asked: Asked, dry_run: bool, wait: float) -> int:
     """Fetch what is missing. 0 if nothing is missing any more, 1 if something is."""
+    watched: list[Standings] = []
 
     async def work(bus: Bus) -> int:
         account = await _account(bus, asked)
@@ -81,19 +86,37 @@ def repair(asked: Asked, dry_run: bool, wait: float) -> int:
         if dry_run:
             for one in repairs:
                 print(printable(_task(one)))
-        print(f"{_many(len(repairs), 'task')} for {_many(sum(one.rounds for one in repairs), 'batch', 'batches')} of rounds", flush=True)
+        what = many(sum(one.rounds for one in repairs), "batch", "batches")
+        print(f"{many(len(repairs), 'task')} for {what} of {_units(account.balances)}", flush=True)
         if dry_run:
             return 1
-        async for given, ended in carry_out(bus, repairs, wait):
-            print(f"given {given} of {len(repairs)}, ended {ended}", flush=True)
+        watched.extend(await _ask(bus, repairs))
+        found = await shown(Requests(bus), [one.request for one in watched], False, lambda _, quiet: quiet >= wait)
         left = _chosen((await _account(bus, asked)).cells, asked)
         closed = _places(cells) - _places(left)  # time goes on, and what is due grows
-        print(f"{_many(len(closed), 'gap')} closed, {len(left)} left")
-        if any(cell.is_asked for cell in left):
-            complain("karez: tasks still wait on the bus: a connector takes them when it is deployed and has time; `karez gaps list` tells")
+        print(f"{many(len(closed), 'gap')} closed, {len(left)} left")
+        _say_left_alone(found, wait)
         return 1 if left else 0
 
-    return _on_bus(asked, work)
+    try:
+        return _on_bus(asked, work)
+    except KeyboardInterrupt:
+        return left_alone(watched)
+
+
+async def _ask(bus: Bus, repairs: list[Repair]) -> list[Standings]:
+    store = Requests(bus)
+    await store.prepare()
+    return [(await ask(store, request, as_json(request.spans)))[0] for request in requests(repairs, BY, bus.max_payload // 2)]
+
+
+def _say_left_alone(found: list[Standings], wait: float) -> None:
+    for one in found:
+        if one.state not in ENDED:
+            name, id = one.request.dispatcher, one.request.id
+            which = "a process has to run dispatcher" if one.state == "queued" else "nothing happened for that long; see dispatcher"
+            complain(f"karez: {id} is {one.state} after {wait:.0f} s: {which} {name} (`karez status` shows who is there).")
+            complain(f"It is kept, and goes on when it can; `karez requests cancel {id}` takes it back")
 
 
 async def _account(bus: Bus, asked: Asked) -> Account:
@@ -134,7 +157,7 @@ def _balances(account: Account, gaps: list[Gap], asked: Asked) -> list[Balance]:
         names |= {entity for dispatcher, entity in missing if dispatcher == balance.dispatcher}
         for name in sorted(names):
             number = missing[balance.dispatcher, name]
-            found.append(Balance(f"{balance.dispatcher}/{name}", balance.rounds, balance.rounds, number))
+            found.append(Balance(f"{balance.dispatcher}/{name}", balance.rounds, balance.rounds, number, balance.unit))
     return found
 
 
@@ -143,10 +166,10 @@ def _say_losses(account: Account, json: bool) -> None:
         if json:
             print(as_json(loss).decode())
         else:
-            number = _many(loss.last - loss.first + 1, "message")
+            number = many(loss.last - loss.first + 1, "message")
             print(
                 printable(
-                    f"{_time(loss.at * 1000)}  lost on the bus: {number} of {loss.stream} ({loss.first} to {loss.last}): {loss.reason}"
+                    f"{when(loss.at * 1000)}  lost on the bus: {number} of {loss.stream} ({loss.first} to {loss.last}): {loss.reason}"
                 )
             )
 
@@ -158,30 +181,29 @@ def _places(cells: list[Cell]) -> set[tuple[str, int, int]]:
 def _say_unrepairable(cells: list[Cell]) -> None:
     reasons = Counter((cell.round.dispatcher, reason) for cell in cells if (reason := unrepairable(cell)))
     for (dispatcher, reason), number in sorted(reasons.items()):
-        print(printable(f"{dispatcher}: {_many(number, 'batch', 'batches')} cannot be fetched: {reason}"))
+        print(printable(f"{dispatcher}: {many(number, 'batch', 'batches')} cannot be fetched: {reason}"))
 
 
 def _line(gap: Gap) -> str:
-    until = f" .. {_time(gap.until)}" if gap.rounds > 1 else ""
+    until = f" .. {when(gap.until)}" if gap.rounds > 1 or gap.unit == "window" else ""
     what = gap.entity or ("all entities" if not gap.names else ", ".join(gap.names[:_MOST_NAMES]))
     more = f" and {len(gap.names) - _MOST_NAMES} more" if len(gap.names) > _MOST_NAMES else ""
     detail = f" ({gap.detail[:120]})" if gap.detail and gap.detail not in gap.why else ""
-    numbers = f"{_many(gap.rounds, 'round')}  received {gap.expected - gap.missing:,} of {gap.expected:,}"
-    return f"{_time(gap.start)}{until}  {gap.dispatcher}  {numbers}  {gap.why}{detail}: {what}{more}"
+    numbers = f"{many(gap.rounds, gap.unit)}  received {gap.expected - gap.missing:,} of {gap.expected:,}"
+    return f"{when(gap.start)}{until}  {gap.dispatcher}  {numbers}  {gap.why}{detail}: {what}{more}"
 
 
 def _summary(balance: Balance) -> str:
-    received = balance.expected - balance.missing
+    received, rounds = balance.expected - balance.missing, many(balance.rounds, balance.unit)
     if not balance.missing:
-        return f"{balance.dispatcher}: complete: {_many(balance.rounds, 'round')}, {received:,} of {balance.expected:,}"
-    return f"{balance.dispatcher}: {balance.percent:.3f} %: {_many(balance.rounds, 'round')}, received {received:,} of {balance.expected:,}"
+        return f"{balance.dispatcher}: complete: {rounds}, {received:,} of {balance.expected:,}"
+    return f"{balance.dispatcher}: {balance.percent:.3f} %: {rounds}, received {received:,} of {balance.expected:,}"
 
 
 def _task(one: Repair) -> str:
-    window = one.task.window
-    assert window is not None
-    entities = _many(len(one.task.entities), "entity", "entities")
-    return f"{one.connector}  {window.start:%Y-%m-%d %H:%M:%S} .. {window.end:%Y-%m-%d %H:%M:%S}  {entities}"
+    span = one.span
+    entities = "all entities" if span.entities is None else many(len(span.entities), "entity", "entities")
+    return f"{one.connector}  {when(span.start)} .. {when(span.end)}  {entities}"
 
 
 def _as_dict(gap: Gap) -> dict[str, Any]:
@@ -209,14 +231,8 @@ def _balance(balance: Balance) -> dict[str, Any]:
     }
 
 
-def _many(number: int, one: str, many: str = "") -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
-def _time(ms: float) -> str:
-    """A time (UTC); with the part of a second where there is one."""
-    at = datetime.fromtimestamp(ms / 1000, UTC)
-    return f"{at:%Y-%m-%d %H:%M:%S}" + (f".{at.microsecond // 1000:03}" if at.microsecond else "")
+def _units(balances: list[Balance]) -> str:
+    return " and ".join(sorted({f"{balance.unit}s" for balance in balances}))
 
 
 def _on_bus(asked: Asked, work: Callable[[Bus], Awaitable[int]]) -> int:

@@ -35,6 +35,7 @@ _SECRETS = (
         ),
         rf"\1{_HIDDEN}",
     ),
+    (re.compile(r"kz_[0-9a-f]{8}_[A-Za-z0-9_-]{16,}"), _HIDDEN),
     (re.compile(r"(?i)([?&](?:key|sig|signature|auth|code|credential|sas)=)[^&\s\"']+"), rf"\1{_HIDDEN}"),
 )
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")

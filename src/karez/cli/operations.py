@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
+from karez.cli import asking
 from karez.cli.arguments import (
     PLAIN,
     AllOption,
+    AnyNatsOption,
     CaOption,
     ConfigOption,
     CredentialsOption,
@@ -20,6 +22,7 @@ from karez.cli.arguments import (
     PluginsOption,
     RoleOption,
     SeqArgument,
+    StateOption,
     moment,
     parsed,
     seconds,
@@ -32,18 +35,8 @@ if TYPE_CHECKING:
 app = typer.Typer(**PLAIN)
 dlq_app = typer.Typer(no_args_is_help=True, help="Dead letters: records that nobody could take, with the reason.", **PLAIN)
 
-gaps_app = typer.Typer(no_args_is_help=True, help="What is missing: rounds and entities that were not read, and why.", **PLAIN)
-
-AnyNatsOption = Annotated[
-    str | None, Option("--nats-addr", "-a", metavar="TEXT", help="The bus; unless given, and nothing runs here, the state folder.")
-]
-SinceOption = Annotated[str, Option("--since", metavar="TIME", help="From when on: so long ago (24h), or a time (2026-01-31T12:00, UTC).")]
 LettersSinceOption = Annotated[str | None, Option("--since", metavar="TIME", help="Only those since then: so long ago, or a time (UTC).")]
 LettersUntilOption = Annotated[str | None, Option("--until", metavar="TIME", help="Only those before then, in the same way.")]
-UntilOption = Annotated[str, Option("--until", metavar="TIME", help="Up to when, in the same way.")]
-DispatchersOption = Annotated[list[str] | None, Option("--dispatcher", "-d", metavar="NAMES", help="Only these dispatchers.")]
-EntitiesOption = Annotated[list[str] | None, Option("--entity", metavar="PATTERN", help="Only these entities, each by itself; `*` is all.")]
-StateOption = Annotated[str, Option("--state-dir", metavar="PATH", help="Folder of the embedded server.")]
 
 
 @app.command()
@@ -227,45 +220,6 @@ def dlq_purge(
     raise SystemExit(purge(asked=asked))
 
 
-@gaps_app.command("list")
-def gaps_list(
-    since: SinceOption = "24h",
-    until: UntilOption = "0s",
-    dispatcher: DispatchersOption = None,
-    entity: EntitiesOption = None,
-    nats_addr: AnyNatsOption = None,
-    credentials: CredentialsOption = None,
-    ca: CaOption = None,
-    state_dir: StateOption = ".karez",
-    json: JsonOption = False,
-) -> None:
-    """Tell whether all that was due was read, and what was not; exit code 0 if it was, 1 if not."""
-    from karez.cli.gaps import Asked, list_
-
-    asked = Asked(moment("--since", since), moment("--until", until), names(dispatcher), entity or [], nats_addr, state_dir)
-    raise SystemExit(list_(asked, json))
-
-
-@gaps_app.command("repair")
-def gaps_repair(
-    since: SinceOption = "24h",
-    until: UntilOption = "0s",
-    dispatcher: DispatchersOption = None,
-    entity: EntitiesOption = None,
-    nats_addr: AnyNatsOption = None,
-    credentials: CredentialsOption = None,
-    ca: CaOption = None,
-    state_dir: StateOption = ".karez",
-    dry_run: Annotated[bool, Option("--dry-run", help="Only show the tasks that would be given.")] = False,
-    wait: Annotated[str, Option("--wait", metavar="DURATION", help="How long nothing may happen before the rest is left alone.")] = "30s",
-) -> None:
-    """Fetch what is missing, where the connector can read ranges; exit code 0 if nothing is missing any more, 1 if something is."""
-    from karez.cli.gaps import Asked, repair
-
-    asked = Asked(moment("--since", since), moment("--until", until), names(dispatcher), entity or [], nats_addr, state_dir)
-    raise SystemExit(repair(asked, dry_run, seconds("--wait", wait) or 0.0))
-
-
 @app.command()
 def prune(
     config: ConfigOption = None,
@@ -298,4 +252,4 @@ def _choice(seqs: list[int] | None, role: str | None, filters: list[str] | None,
 
 
 app.add_typer(dlq_app, name="dlq")
-app.add_typer(gaps_app, name="gaps")
+app.add_typer(asking.app)

@@ -91,6 +91,8 @@ class DeployOptions:
     profile: Profile | None = None
     """What is wanted of the bus and known of its server, by the options and the configuration together."""
     """`None` when the user gave none: then the configuration says."""
+    api: bool = False
+    """Whether the HTTP API is served here as well."""
 
 
 @dataclass

@@ -24,7 +24,7 @@ from typing import Any
 
 from karez.accounts import last_places
 from karez.bus import Bus
-from karez.cli import BUG, complain, guarded, log
+from karez.cli import BUG, api, complain, guarded, log
 from karez.cli.account import account
 from karez.cli.connection import AT_MOST_ONCE
 from karez.cli.deploy import ending, make_ready, on_bus, run_roles, say, say_launched, watch
@@ -153,7 +153,7 @@ async def parent(options: DeployOptions, loaded: Loaded) -> int:
     signals = Signals()
     async with on_bus(options, signals) as bus:
         address = getattr(bus, "address", NATS_ADDR)
-        shared = replace(options, nats_addr=address, workers=1, live=False, for_seconds=None)
+        shared = replace(options, nats_addr=address, workers=1, live=False, for_seconds=None, api=False)
         since, unit = await last_places(loaded.pipeline, bus), uuid.uuid4().hex
         children = [_Child(each, since, unit) for each in _shares(shared, options.workers)]
         for child in children:
@@ -165,12 +165,18 @@ async def parent(options: DeployOptions, loaded: Loaded) -> int:
         reloads = Reloads(options, unit, loaded, apply)
         say_launched(options, loaded.pipeline, bus)
         say(options, f"Launched {len(children)} processes: {', '.join(str(child.process.pid) for child in children)}.")
-        side = [asyncio.create_task(reloads.run(bus, signals.hangup), name="reloads")]
+        beside = api.beside(
+            options, bus, lambda: reloads.loaded.pipeline, lambda text: say(options, text), reloads.run(bus, signals.hangup)
+        )
+        side = [asyncio.create_task(beside, name="reloads")]
         if options.live:
             side.append(asyncio.create_task(watch(bus), name="live"))
-        code = await _keep_alive(options, children, reloads, signals)
+        code = await _keep_alive(options, children, reloads, signals, side[0])
+        failure = side[0].exception() if side[0].done() and not side[0].cancelled() else None
         await end(side)
         reports = [report for report in await asyncio.gather(*(child.stop() for child in children)) if report is not None]
+    if failure is not None:
+        raise failure
     has_died = any(child.deaths for child in children)
     return code or _sum_up(reports, has_died, options.for_seconds is not None and not signals.is_signal)
 
@@ -183,10 +189,12 @@ def _shares(options: DeployOptions, workers: int) -> list[DeployOptions]:
     return [options, *[replace(options, kinds=others)] * (workers - 1 if others else 0)]
 
 
-async def _keep_alive(options: DeployOptions, children: list[_Child], reloads: Reloads, signals: Signals) -> int:
+async def _keep_alive(
+    options: DeployOptions, children: list[_Child], reloads: Reloads, signals: Signals, beside: asyncio.Task[None]
+) -> int:
     """Until the stop, or the end of the time, which begins when all of them are at work; an exit code if they cannot go on."""
     end = float("inf")
-    while not signals.stop.is_set() and time.monotonic() < end:
+    while not signals.stop.is_set() and time.monotonic() < end and not beside.done():
         if options.for_seconds is not None and end == float("inf") and all(child.is_ready for child in children):
             end = time.monotonic() + options.for_seconds
         with contextlib.suppress(TimeoutError):

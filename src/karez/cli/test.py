@@ -146,7 +146,7 @@ class Trial:
         for category, batch in step.by_category(self.made, DEFAULT_CATEGORY):
             work = step.convert(converter, batch, category, result)
             for _, records in await stages.guarded(converter, work, self.options.timeout):
-                made += check_values(converter, records, result)
+                made += check_values(converter, records, result)[0]
         self._count(result)
         self._take(made, "record")
         self._stage(converter)

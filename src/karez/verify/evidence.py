@@ -9,9 +9,9 @@ from pathlib import Path
 
 import msgspec
 
+from karez.books import Books
 from karez.bus import Bus
 from karez.bus.topology import DEAD, OUTCOMES
-from karez.gaps import Books
 from karez.records import decode_each
 from karez.state import Outcome, Round, read_rows
 from karez.verify.claims import CLAIMS, STORED, Claim, Write, keys_of

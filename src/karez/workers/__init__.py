@@ -18,16 +18,17 @@ from typing import Any
 
 from karez import step
 from karez.bus import Bus, Message, Subscription
-from karez.bus.topology import category_subject, converter_subject, data_stream, streams, task_subject
+from karez.bus.topology import data_stream, streams
 from karez.crashpoints import passing
 from karez.errors import BusError, BusRefused, NotConnected
 from karez.ledger import Ledger
 from karez.pipeline import Node
-from karez.records import CATEGORY, CONTENT_TYPE, DEADLINE, TEXT, Record, Task, derived_id, encode_lines, encode_task
-from karez.results import DeadLetters, Emission, Result
+from karez.records import DEADLINE
+from karez.results import DeadLetters, Result
 from karez.roles import RESERVED_CATEGORIES
 from karez.state import store
 from karez.workers.letters import IDS, ONLY, RESERVE, bury, one_line
+from karez.workers.outgoing import Outgoing, Parts, made_of
 
 __all__ = ["IDS", "ONLY", "Counts", "Shared", "Worker"]
 
@@ -248,92 +249,39 @@ class Worker(ABC):
 
     # -- storing what was made
 
-    async def keep(self, result: Result, origin: str, message: Message | None = None) -> None:
+    async def keep(self, result: Result, origin: str, message: Message | None = None, known_parts: Parts | None = None) -> None:
         """Store everything that a task or a message became; returns when all of it is safe.
 
-        Ids are derived from `origin`, the id of what it came from, so that doing it again adds nothing.
+        Ids are derived from `origin`, the id of what it came from, so that doing it again adds nothing. Parts of a window that are
+        known are left out.
         """
         counts = self.counts
         deadline = message.headers.get(DEADLINE, "") if message is not None else ""
         counts.dropped += result.dropped
-        messages = []
+        messages: list[Outgoing] = []
+        most, size = self.bus.max_payload - RESERVE, getattr(self.node.config, "batch_size", 1)
         for emission in result.emissions:
             known = emission.kind != "category" or emission.name in self.shared.categories
             if not known and (reason := await self.shared.refusal(emission.name)):
                 result.dead.append(DeadLetters(self.node.kind, emission.source, "category", reason, emission.records))
             else:
-                messages += self._messages(emission, origin, deadline, result)
+                messages += made_of(emission, origin, result, (self.node.kind, deadline, most, size))
         for index, dead in enumerate(result.dead):
             dead.message = message
             await self.dead_letter(dead, f"{origin}:{index}")
-        under_way = [await self.bus.begin(subject, body, id, headers) for subject, body, id, headers, _, _ in messages]
-        for (subject, body, id, headers, category, count), future in zip(messages, under_way, strict=True):
+        if known_parts is not None:
+            messages = known_parts.new(messages)
+        under_way = [await self.bus.begin(one.subject, one.body, one.id, one.headers) for one in messages]
+        for one, future in zip(messages, under_way, strict=True):
             try:
                 duplicate = await future
             except BusError as error:
                 self.note(error)
-                await store(self.bus, subject, body, id, headers)
+                await store(self.bus, one.subject, one.body, one.id, one.headers)
                 duplicate = False
-            if category and not duplicate:
-                counts.emitted[category] += count
+            if one.category and not duplicate:
+                counts.emitted[one.category] += one.records
             passing(self.node.kind, "part_stored")
-
-    def _messages(
-        self, emission: Emission, origin: str, deadline: str, result: Result
-    ) -> list[tuple[str, bytes, str, dict[str, str] | None, str, int]]:
-        records, way = emission.records, f"{emission.branch}:{emission.name}"
-        if emission.kind == "connector":
-            return self._tasks(emission, f"{origin}/{way}", {DEADLINE: deadline} if deadline else None, result)
-        category = emission.name if emission.kind == "category" else ""
-        subject = category_subject(category, emission.source) if category else converter_subject(emission.name)
-        messages: list[tuple[str, bytes, str, dict[str, str] | None, str, int]] = []
-        for part, of, (body, is_text) in self._parts(records):
-            if len(body) > self.bus.max_payload - RESERVE:
-                self._too_large(emission, len(body), records[part], result)
-                continue
-            way_of_part = f"{way}:{part}/{of}@{len(records)}" if of > 1 else way
-            count = len(records) if of == 1 else body.count(b"\n") + 1
-            headers = {CONTENT_TYPE: TEXT} if is_text else {}
-            if not category:
-                headers[CATEGORY] = emission.category
-            messages.append((subject, body, derived_id(origin, way_of_part), headers, category, count))
-        return messages
-
-    def _tasks(
-        self, emission: Emission, origin: str, headers: dict[str, str] | None, result: Result
-    ) -> list[tuple[str, bytes, str, dict[str, str] | None, str, int]]:
-        """Tasks for another connector: `batch_size` entities each, halved where they do not fit into a message."""
-        size, total = self.node.config.batch_size, len(emission.records)
-        spans = deque((at, min(at + size, total)) for at in range(0, total, size))
-        messages: list[tuple[str, bytes, str, dict[str, str] | None, str, int]] = []
-        while spans:
-            start, stop = spans.popleft()
-            body = encode_task(Task(emission.records[start:stop]))
-            if len(body) <= self.bus.max_payload - RESERVE:
-                messages.append((task_subject(emission.name), body, f"{origin}.{start}", headers, "", stop - start))
-            elif stop - start > 1:
-                spans.extendleft([((start + stop) // 2, stop), (start, (start + stop) // 2)])
-            else:
-                self._too_large(emission, len(body), emission.records[start], result)
-        return messages
-
-    def _too_large(self, emission: Emission, size: int, record: Record, result: Result) -> None:
-        reason = f"a record of {size} bytes is larger than the bus takes ({self.bus.max_payload})"
-        result.dead.append(DeadLetters(self.node.kind, emission.source, "too_large", reason, [record]))
-
-    def _parts(self, records: list[Record]) -> list[tuple[int, int, tuple[bytes, bool]]]:
-        """The bodies of a batch: one, or, above the payload limit, as many as it takes, halving by count.
-
-        By count, because a repetition may bring other values: parts of the same number must hold the same entities.
-        """
-        limit = self.bus.max_payload - RESERVE
-        of = 1
-        while True:
-            size = -(-len(records) // of)
-            bodies = [encode_lines(records[at : at + size]) for at in range(0, len(records), size)]
-            if all(len(body) <= limit for body, _ in bodies) or size == 1:
-                return [(part, len(bodies), body) for part, body in enumerate(bodies)]
-            of *= 2
 
     async def dead_letter(self, dead: DeadLetters, origin: str) -> None:
         """Put records to the dead letters, with all that is needed to understand, repair and replay them."""

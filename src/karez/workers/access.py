@@ -78,7 +78,7 @@ class Access:
         groups: dict[tuple[str, str], list[Entity]] = {}
         for entity in task.entities:
             groups.setdefault((self._device(entity), self._payer(entity)), []).append(entity)
-        return [Task(entities, task.window) for entities in groups.values()]
+        return [task.of(entities) for entities in groups.values()]
 
     def _device(self, entity: Entity) -> str:
         return self._named(entity, self._line) if self._line else ""
@@ -173,7 +173,7 @@ class Access:
             requests = self._role.count_requests(entities)
             cost = len(entities) if requests is None else max(1, requests)
             if cost <= most or len(entities) == 1:
-                yield Task(entities, part.window), cost
+                yield part.of(entities), cost
             else:
                 size = max(1, len(entities) * most // cost)
                 waiting.extendleft(reversed([entities[at : at + size] for at in range(0, len(entities), size)]))

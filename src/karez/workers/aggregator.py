@@ -14,7 +14,7 @@ from karez.crashpoints import passing
 from karez.ending import end
 from karez.errors import BusError, NotConnected
 from karez.pipeline import Node
-from karez.records import CONTENT_TYPE, TEXT, Record, Records, decode_each, from_json
+from karez.records import CONTENT_TYPE, TEXT, WINDOW, Record, Records, decode_each, from_json
 from karez.results import DeadLetters
 from karez.workers import IDS, ONLY, Shared, Worker
 from karez.workers.crashes import Crashes, is_suspect, verdict
@@ -131,10 +131,10 @@ class AggregatorWorker(Worker):
             if broken and message.seq not in self._buried:
                 self._broken.append((message, broken))
             if alone:  # a replayed dead letter, whose records keep their ids, or what may have ended the process
-                return Records(found, [(message.id, len(found))], _ids(message, len(found))), [(message, len(found))]
+                return Records(found, [(_origin(message), len(found))], _ids(message, len(found))), [(message, len(found))]
             records.extend(found)
             taken.append((message, len(found)))
-        return Records(records, [(message.id, count) for message, count in taken if count > 0]), taken
+        return Records(records, [(_origin(message), count) for message, count in taken if count > 0]), taken
 
     def _decode(self, message: Message) -> tuple[list[Record], list[str]]:
         return decode_each(message.body, not self.node.config.json_ or message.headers.get(CONTENT_TYPE) == TEXT)
@@ -288,6 +288,11 @@ class AggregatorWorker(Worker):
 
     def snapshot(self) -> dict[str, Any]:
         return {**super().snapshot(), "category": self.node.config.category}
+
+
+def _origin(message: Message) -> str:
+    """What the ids of its records are made of: its own id, or, as a window may be cut otherwise the next time, who sent them."""
+    return f"={message.subject}" if WINDOW in message.headers else message.id
 
 
 def _ids(message: Message, count: int) -> list[str] | None:

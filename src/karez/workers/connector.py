@@ -6,6 +6,8 @@ import asyncio
 import time
 from typing import Any
 
+import msgspec
+
 from karez import step
 from karez.bus import Message
 from karez.bus.topology import connector_durable, outcome_subject
@@ -23,6 +25,7 @@ from karez.workers.crashes import CarefulFetch
 from karez.workers.deadlines import Deadlines
 from karez.workers.letters import bury_body, one_line
 from karez.workers.points import Points
+from karez.workers.ranges import read_window
 from karez.workers.turns import GivenUp
 
 __all__ = ["ConnectorWorker", "discover_subject", "outcome_subject"]
@@ -165,7 +168,8 @@ class ConnectorWorker(Worker):
         state = "ok" if not result.failed else "partial" if result.fetched else "error"
         reason = f"{len(result.failed)} entities failed" if result.failed else ""
         failed = [[point_name(item.entity), item.reason[:200]] for item in result.failed[:100]]
-        return self._row(message, state, reason, records=result.fetched, expected=len(task.entities), failed=failed)
+        counted = {"records": result.fetched, "expected": len(task.entities), "categories": sorted(result.categories)}
+        return self._row(message, state, reason, failed=failed, **counted)
 
     def _row(self, message: Message, state: str, reason: str = "", **counted: Any) -> Outcome:
         dispatcher, slot, batch = task_origin(message.id)
@@ -174,7 +178,7 @@ class ConnectorWorker(Worker):
     async def _read(self, message: Message) -> tuple[Task, Result] | Outcome:
         """The task and what was read for it, or the row of a task for which nothing was."""
         try:
-            task = decode_task(message.body)
+            task = msgspec.structs.replace(decode_task(message.body), origin=message)
             end = int(message.headers.get(DEADLINE, 0))
         except Exception as error:
             await self._poison(message, error)
@@ -215,9 +219,9 @@ class ConnectorWorker(Worker):
         self._suspects = {key: time_ for key, time_ in self._suspects.items() if time_ > now}
         alone = [entity for entity in task.entities if as_json(entity) in self._suspects]
         rest = [entity for entity in task.entities if as_json(entity) not in self._suspects]
-        result = await self._try(Task(rest, task.window), until) if rest else Result()
+        result = await self._try(task.of(rest), until) if rest else Result()
         for entity in alone:
-            result.join(await self._try(Task([entity], task.window), until))
+            result.join(await self._try(task.of([entity]), until))
         return result
 
     async def _try(self, task: Task, until: float) -> Result:
@@ -253,6 +257,8 @@ class ConnectorWorker(Worker):
             await self.ensure_open(until)
         except NotConnected as error:
             raise GivenUp(str(error)) from error
+        if task.window is not None:
+            return await read_window(self, task, max(until - time.monotonic(), 0.05))
         return await step.fetch(self.node, task, self._deadlines.at(until))
 
     async def _isolate(self, task: Task, until: float, error: Exception, culprits: list[int]) -> Result:
@@ -265,7 +271,7 @@ class ConnectorWorker(Worker):
         result = Result()
         half = len(task.entities) // 2
         for entities in (task.entities[:half], task.entities[half:]):
-            part = Task(entities, task.window)
+            part = task.of(entities)
             try:
                 found = await self._ask(part, until)
             except GivenUp:

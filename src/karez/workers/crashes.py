@@ -158,7 +158,7 @@ class CarefulFetch:
             return result
 
         async def work(part: slice) -> None:
-            result.join(await self._fetch(Task(task.entities[part], task.window), until))
+            result.join(await self._fetch(task.of(task.entities[part]), until))
 
         culprits = [task.entities[place] for place in await self._crashes.survive(message, len(task.entities), work)]
         if culprits:
@@ -172,12 +172,12 @@ class CarefulFetch:
         barred = [entity for entity in task.entities if _digest(entity) in self._barred]
         reason = "crash_loop: it ended the process too often and is left out for an hour"
         rest = [entity for entity in task.entities if _digest(entity) not in self._barred] if barred else task.entities
-        return Task(rest, task.window), Result(failed=[Failed(entity, reason) for entity in barred])
+        return task.of(rest), Result(failed=[Failed(entity, reason) for entity in barred])
 
     async def _put_aside(self, message: Message, culprits: list[Entity], task: Task) -> None:
         log.error("connector %s: %d entities are left out for an hour: %s (karez dlq list)", self._name, len(culprits), verdict())
         self._barred = await self._crashes.bar([_digest(entity) for entity in culprits])
-        body = encode_task(Task(culprits, task.window))
+        body = encode_task(task.of(culprits))
         dead = DeadLetters("connector", self._name, "crash_loop", verdict(), [], message=message)
         await bury_body(self._bus, dead, message.id, body)
 

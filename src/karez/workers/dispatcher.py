@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
-from karez import step
-from karez.bus import Bus
 from karez.bus.topology import connector_durable, outcome_subject, task_subject
 from karez.crashpoints import passing
 from karez.ending import end
 from karez.errors import BusError, BusFull, NotConnected
 from karez.patience import patience
 from karez.pipeline import Node
-from karez.records import DEADLINE, Entity, Task, as_json, encode_task
+from karez.records import DEADLINE, Entity, as_json
 from karez.schedule import Schedule, choose, mixed, offsets
 from karez.state import LEASE_TTL, Lease, Outcome, Progress, Round, follow, passed, task_id
 from karez.workers import Shared, Worker
-from karez.workers.expectations import Expectations
-from karez.workers.letters import RESERVE, one_line
+from karez.workers.entities import Discover, Entities, encoded
+from karez.workers.expectations import Expectations, is_ranged
+from karez.workers.letters import one_line
+from karez.workers.window_runner import WindowRunner
 
 _WINDOW = 256
 _MOST_MISSED = 1000
-_DISCOVERED_FOR = 300.0
-_LOAD_TIMEOUT = 300.0
 _CLOCK_WAS_WRONG_MS = 86_400_000
 _CLOCK_WAS_SET = 1.0
 
@@ -61,13 +54,12 @@ def schedule_of(config: Any) -> Schedule:
 class DispatcherWorker(Worker):
     """`discover` asks the dispatcher's connector for its entities, in this process or another."""
 
-    def __init__(self, node: Node, shared: Shared, digest: str, discover: Callable[[str], Awaitable[Sequence[Entity]]]) -> None:
+    def __init__(self, node: Node, shared: Shared, digest: str, discover: Discover) -> None:
         super().__init__(node, shared)
         target = node.targets[0]
         assert target is not None
         self.connector = target.name
         self._digest = digest
-        self._discover = discover
         self._schedule = schedule_of(node.config)
         self._lease = Lease(self.bus, node.name)
         self._progress = Progress(self.bus, node.name)
@@ -77,7 +69,15 @@ class DispatcherWorker(Worker):
         self._why_missed = "missed"
         self._clock_ahead = _clock_ahead()
         self._under_way: dict[str, int] = {}  # when each has taken longer than a round
-        self._entities: tuple[float, list[Entity]] | None = None
+        self._entities = Entities(self, self.connector, discover)
+        self.windows: WindowRunner | None = None
+        """What somebody requests of it, where its connector reads ranges."""
+        if is_ranged(target):
+            self.windows = WindowRunner(self, self._lease, self._entities, digest)
+
+    def snapshot(self) -> dict[str, Any]:
+        windows = self.windows.snapshot if self.windows is not None else {}
+        return {**super().snapshot(), **windows, "ranged": self.windows is not None}
 
     @property
     def state(self) -> str:
@@ -89,7 +89,8 @@ class DispatcherWorker(Worker):
         return self.counts.tasks
 
     async def run(self) -> None:
-        side = [asyncio.create_task(self.forever(loop)) for loop in (self._keep_lease, self._follow)]
+        loops = [self._keep_lease, self._follow, *([self.windows.run] if self.windows is not None else [])]
+        side = [asyncio.create_task(self.forever(loop)) for loop in loops]
         try:
             await self._rounds()
         finally:
@@ -206,10 +207,14 @@ class DispatcherWorker(Worker):
             return
         seed = f"{self.node.name}:{slot}"
         try:
-            entities = await self._load()
+            entities = await self._entities.load()
             is_mixed = config.shuffle or config.mode.endswith("_mixed")
             role: Any = self.node.role
-            tasks = self._encoded(slot, role.batches(mixed(entities, seed) if is_mixed else entities))
+            tasks, too_large = encoded(role.batches(mixed(entities, seed) if is_mixed else entities), self.bus.max_payload)
+            for reason in too_large:
+                self.note(reason)
+                self.log.error(reason)
+                self._add(slot, -1, "error", reason, 1)
             expected = await self._expectations.of(slot, entities if is_mixed else None, tasks)
         except Exception as error:
             if not isinstance(error, NotConnected):
@@ -243,50 +248,6 @@ class DispatcherWorker(Worker):
         if not backlog.waiting and not backlog.unacked:
             self._under_way.clear()
         return bool(self._under_way)
-
-    def _encoded(self, slot: int, batches: list[list[Entity]]) -> list[tuple[bytes, list[Entity]]]:
-        """The round's tasks, encoded, with their entities; a batch that does not fit into a message is halved."""
-        tasks: list[tuple[bytes, list[Entity]]] = []
-        waiting = deque(batches)
-        while waiting:
-            batch = waiting.popleft()
-            body = encode_task(Task(batch))
-            if len(body) <= self.bus.max_payload - RESERVE:
-                tasks.append((body, batch))
-            elif len(batch) > 1:
-                waiting.extendleft([batch[len(batch) // 2 :], batch[: len(batch) // 2]])
-            else:
-                self.note(f"an entity of {len(body)} bytes is larger than a message can be; it is left out")
-                self.log.error(self.counts.last_error)
-                self._add(slot, -1, "error", self.counts.last_error, 1)
-        return tasks
-
-    async def _load(self) -> list[Entity]:
-        config: Any = self.node.config
-        role: Any = self.node.role
-        kept_for = config.entities_refresh
-        if kept_for is None:
-            kept_for = _DISCOVERED_FOR if role.asks_connector else 0.0
-        if self._entities is not None and time.monotonic() - self._entities[0] < kept_for:
-            return self._entities[1]
-        await self.ensure_open(time.monotonic() + 5)
-        async with asyncio.timeout(_LOAD_TIMEOUT):
-            if role.asks_connector:
-                found = list(await self._discover(self.connector))
-                entities = list(role.choose(found)) if hasattr(role, "choose") else found
-            else:
-                entities = await self._loaded()
-        self.works()
-        self._entities = (time.monotonic(), entities)
-        return entities
-
-    async def _loaded(self) -> list[Entity]:
-        role: Any = self.node.role
-        try:
-            return list(await step.call(role, role.load_entities))
-        except NotConnected as error:
-            await self.lost(error)
-            raise
 
     async def _dispatch(self, round: Round, deadline: int, tasks: list[tuple[bytes, list[Entity]]], at: list[float]) -> None:
         slot, until = round.slot, passed() + (deadline - now_ms()) / 1000
@@ -375,16 +336,3 @@ async def _failure(one: _Sent) -> BusError | None:
     except BusError as error:
         return error
     return None
-
-
-async def ask_for_entities(bus: Bus, connector: str) -> list[Entity]:
-    """Ask a connector that lives in another process what it can read; raises `NotConnected`."""
-    from karez.workers.connector import discover_subject
-
-    with contextlib.suppress(msgspec.MsgspecError):
-        for answer in await bus.ask(discover_subject(connector), b"", 60.0, enough=1):
-            found = msgspec.json.decode(answer)
-            if isinstance(found, list):
-                return found
-            raise NotConnected(f"connector {connector}: {found}")
-    raise NotConnected(f"no process runs connector {connector}, so nobody can say what it reads")

@@ -6,11 +6,17 @@ import time
 from typing import Any, cast
 
 from karez.errors import BusError
+from karez.pipeline import Node
 from karez.records import Entity, as_json
 from karez.roles import Dispatcher, PullConnector
 from karez.roster import Roster, Rosters, fingerprint
 from karez.state import Round
 from karez.workers import Worker
+
+
+def is_ranged(connector: Node) -> bool:
+    """Whether a connector can read windows."""
+    return getattr(type(connector.role), "fetch_range", None) not in (None, PullConnector.fetch_range)
 
 
 class Expectations:
@@ -38,7 +44,7 @@ class Expectations:
             cron=config.cron or "",
             zone=str(config.timezone) if config.cron else "",
             roster=await self._roster(to_mix, tasks),
-            ranged=getattr(type(target.role), "fetch_range", None) not in (None, PullConnector.fetch_range),
+            ranged=is_ranged(target),
             at=time.time(),
         )
 

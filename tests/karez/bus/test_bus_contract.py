@@ -68,7 +68,7 @@ async def test_an_acknowledged_message_leaves_a_work_stream(bus: Bus) -> None:
     async with asyncio.timeout(40):
         while (await bus.stream_state("WORK")).messages:  # type: ignore[union-attr]
             await asyncio.sleep(0.005)
-    assert await bus.backlog(READER) == Backlog(0, 0)
+    assert await bus.backlog(READER) == Backlog(0, 0, 1)
     await subscription.close()
 
 
@@ -342,3 +342,38 @@ async def test_a_closed_bus_refuses(bus: Bus) -> None:
         await asyncio.wait_for(bus.publish("work.a", b"x", "id"), 5)
     await bus.close()
     assert not bus.is_connected
+
+
+async def test_a_backlog_says_up_to_where_everything_is_done(bus: Bus) -> None:
+    await bus.declare([WORK], [READER])
+    for number in range(3):
+        await bus.publish("work.a", b"%d" % number, f"id{number}")
+    subscription = await bus.subscribe(READER, 10)
+    messages = []
+    while len(messages) < 3:
+        messages += await subscription.next(1)
+    await subscription.ack([messages[0], messages[2]])
+    async with asyncio.timeout(20):
+        while (backlog := await bus.backlog(READER)).unacked != 1:
+            await asyncio.sleep(0.005)
+    assert backlog.is_through(messages[0].seq)
+    assert not backlog.is_through(messages[1].seq)
+    assert not backlog.is_through(messages[2].seq)
+    await subscription.ack([messages[1]])
+    async with asyncio.timeout(20):
+        while not (await bus.backlog(READER)).is_through(messages[2].seq):
+            await asyncio.sleep(0.005)
+    await subscription.close()
+
+
+async def test_the_values_of_a_store_are_listed_by_the_beginning_of_their_keys(bus: Bus) -> None:
+    assert await bus.values("NOWHERE", "") == {}
+    await bus.declare_bucket("LISTED")
+    for key in ("a.one", "a.two", "b.one", "a.gone"):
+        await bus.put("LISTED", key, key.encode())
+    await bus.put("LISTED", "a.one", b"newer")
+    await bus.forget("LISTED", "a.gone")
+    found = await bus.values("LISTED", "a.")
+    assert {key: value.data for key, value in found.items()} == {"a.one": b"newer", "a.two": b"a.two"}
+    one = await bus.get("LISTED", "a.one")
+    assert found["a.one"] == one

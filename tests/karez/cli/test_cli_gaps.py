@@ -188,16 +188,22 @@ def test_what_is_missing_is_fetched_once(typed: Run, state: Path) -> None:
     assert (again.code, again.out) == (0, "nothing is missing\n")
 
 
-def test_what_no_connector_takes_waits_on_the_bus(typed: Run) -> None:
+def test_what_nobody_takes_is_kept_and_done_when_somebody_does(typed: Run, state: Path) -> None:
     done = typed(f"karez gaps repair {SPAN} --wait 0")
     assert done.code == 1
-    assert "given 5 of 5, ended 0" in done.out
+    assert "5 tasks for 9 batches of rounds" in done.out
     assert "0 gaps closed, 9 left" in done.out
-    assert "tasks still wait on the bus" in done.err
+    assert "a process has to run dispatcher points" in done.err
     again = typed(f"karez gaps repair {SPAN}")
     assert again.code == 1
-    assert "9 batches cannot be fetched: it is asked for already" in again.out
+    assert "9 batches cannot be fetched: it is asked for already (karez requests list)" in again.out
     assert "nothing that is missing can be fetched" in again.out
+    request = json.loads(typed("karez requests list --json").out)
+    assert (request["state"], request["by"], request["dispatcher"]) == ("queued", "karez gaps repair", "points")
+    done, _ = asyncio.run(deployed(state, f"requests show {request['id']} --follow"))
+    assert done.code == 0, done
+    assert done.out.splitlines()[-1].startswith("done: 5 of 5 windows, 13 records")
+    assert typed(f"karez gaps list {SPAN}").code == 0
 
 
 async def test_without_a_server_and_without_a_state_it_says_what_to_do(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -497,7 +497,7 @@ async def test_after_an_outage_the_first_writes_are_small_and_grow(bus: Bus, pip
         await until(lambda: found.counts.errors >= 2 and found._most == 2, 40)
         away = False
         await until(lambda: len(sink.records) == 200, 40)
-    assert sizes[:4] in ([1, 2, 4, 8], [1, 4, 8, 16], [2, 4, 8, 16])  # the first message may have been taken alone
+    assert all(size <= 2 << place for place, size in enumerate(sizes[:4]))  # doubled at most, from the first one on
     assert max(sizes) > 32
     assert len(set(sink.ids)) == 200
 

@@ -15,7 +15,7 @@ from karez.bus.topology import category_subject, connector_durable, converter_su
 from karez.pipeline import Pipeline
 from karez.records import DEADLINE
 from karez.workers import connector as module
-from karez.workers.dispatcher import ask_for_entities
+from karez.workers.entities import ask_for_entities
 from tests.conftest import until
 from tests.karez.scripted_roles import FILES, buried, give_task, letters, names, outcomes, role, running, states, worker
 

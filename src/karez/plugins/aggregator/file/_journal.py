@@ -113,8 +113,12 @@ class Journal:
 
 
 def spans_of(records: Records) -> list[Span]:
-    """The origins of these records: a message's id and which of its records, from first to before last."""
-    if records.origins and sum(count for _, count in records.origins) == len(records):
+    """The origins of these records: a message's id and which of its records, from first to before last.
+
+    Of records of windows, whose ids follow from what they hold (their origin begins with `=`), each has an origin of its own.
+    """
+    is_by_message = not any(origin.startswith("=") for origin, _ in records.origins)
+    if records.origins and is_by_message and sum(count for _, count in records.origins) == len(records):
         return [(origin, 0, count) for origin, count in records.origins]
     spans: list[Span] = []
     nowhere = uuid4().hex

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum, StrEnum
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +21,9 @@ DRIVERS = {
     "sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg",
     "mysql": "mysql+aiomysql", "mariadb": "mariadb+aiomysql",
 }  # fmt: skip
-EXTRAS = {"aiosqlite": "sql", "asyncpg": "postgres", "aiomysql": "mysql"}
+EXTRAS = {"aiosqlite": "sql", "asyncpg": "postgres", "aiomysql": "mysql", "oracledb": "oracle"}
+_LIBPQ = ("sslmode", "connect_timeout", "application_name", "fallback_application_name", "client_encoding", "gssencmode",
+          "channel_binding", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout")  # fmt: skip
 KEY_CHARS = 191
 
 
@@ -50,24 +52,34 @@ class Untyped(sqltypes.UserDefinedType[Any]):
         return ""
 
 
-def async_url(text: str) -> URL:
+def async_url(text: str, drivers: Mapping[str, str] = DRIVERS) -> URL:
     """The URL with an asyncio driver; raises `ValueError` that does not show the URL, because it may hold a password."""
     try:
         url = make_url(text)
-    except failures.ArgumentError:
+    except (failures.ArgumentError, ValueError):
         raise ValueError(
             "is no database URL; write for example sqlite:///data.sqlite3 or postgresql://user:password@host/database"
         ) from None
     backend = url.drivername.split("+")[0]
-    if backend not in DRIVERS:
-        raise ValueError(f"`{backend}` is no database that can be written; there are: {', '.join(sorted(DRIVERS))}")
-    url = url.set(drivername=DRIVERS[backend])
-    driver = url.get_driver_name()
-    if find_spec(driver) is None:
-        raise ValueError(f"a {backend} database needs the library `{driver}`: pip install 'karez[{EXTRAS[driver]}]'")
+    if backend not in drivers:
+        doing = "written" if drivers is DRIVERS else "read"
+        raise ValueError(f"`{backend}` is no database that can be {doing}; there are: {', '.join(sorted(drivers))}")
+    url = url.set(drivername=drivers[backend])
+    library = url.get_driver_name().removesuffix("_async")
+    if find_spec(library) is None:
+        raise ValueError(f"a {backend} database needs the library `{library}`: pip install 'karez[{EXTRAS[library]}]'")
     if backend in ("mysql", "mariadb") and "charset" not in url.query:
         url = url.update_query_dict({"charset": "utf8mb4"})
-    return url
+    return _without_libpq(url) if library == "asyncpg" else url
+
+
+def _without_libpq(url: URL) -> URL:
+    """The URL without parameters that only drivers made of libpq know, so that one written for psycopg2 works as it is."""
+    if refused := {"sslrootcert", "sslcert", "sslkey", "options", "service", "passfile"}.intersection(url.query):
+        raise ValueError(f"`{min(refused)}` in a PostgreSQL URL is not understood; say `tls: verify` and `tls_ca`, or take it out")
+    mode = url.query.get("sslmode")
+    url = url.difference_update_query(_LIBPQ)
+    return url.update_query_dict({"ssl": mode}) if mode and "ssl" not in url.query else url
 
 
 def make_engine(url: URL, sync: str, tls: ssl.SSLContext | None) -> AsyncEngine:
