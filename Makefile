@@ -33,6 +33,7 @@ bench: .venv/.dev  ## how fast it is, beside what the machine can do, in the sam
 	$(BIN)/python bench/pipeline.py --paced
 	$(BIN)/python bench/modbus.py
 	$(BIN)/python bench/opcua.py
+	$(BIN)/python bench/windows.py
 	@echo 'What each fault costs, in 15 minutes: $(BIN)/python bench/faults.py'
 	$(BIN)/python bench/tiro.py
 
@@ -43,6 +44,7 @@ lock: .venv/.dev  ## choose the versions of all dependencies anew
 	$(BIN)/pip install -q uv
 	$(LOCK) --extra demo --group build -o requirements/demo.txt
 	$(LOCK) --all-extras --group dev -c requirements/demo.txt -o requirements/dev.txt
+	$(LOCK) --extra server --extra api --extra postgres --extra mysql --group build -c requirements/dev.txt -o requirements/data_connector.txt
 
 LOCK := $(BIN)/uv pip compile pyproject.toml -q --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --no-header --upgrade

@@ -135,6 +135,7 @@ class EmbeddedServer:
             self._process = await asyncio.create_subprocess_exec(
                 executable, "-c", str(config), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,  # Ctrl-C is for us: it goes last, when all is stored
+                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # Windows
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )  # fmt: skip
         await self._wait(ports)

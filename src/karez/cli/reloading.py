@@ -29,6 +29,7 @@ from karez.pipeline import Pipeline
 from karez.records import as_json, from_json
 from karez.registry import Registry
 from karez.runtime import Deployment
+from karez.variables import dotenv
 
 log = logging.getLogger("karez")
 
@@ -158,7 +159,9 @@ class Reloads:
         return frozenset(stamp(file) for file in self._watched())
 
     def _watched(self) -> Iterator[Path]:
-        """The files that a configuration is made of: its own, those of its secrets, those that list entities, and the plugins."""
+        """The files that a configuration is made of: its own, `.env`, those of its secrets, those that list entities, and the plugins."""
+        if (variables := dotenv(self._options.config)) is not None:
+            yield variables
         for name in self._options.config:
             path = Path(name)
             own = path.glob("*.y*ml") if path.is_dir() else [path] if path.exists() else map(Path, glob.glob(name, recursive=True))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import sys
@@ -44,8 +43,7 @@ class Signals:
                 del handlers[name]
         for name, handler in handlers.items():
             if hasattr(signal, name):  # Windows has no SIGHUP
-                with contextlib.suppress(NotImplementedError):  # nor handlers in the loop; Ctrl-C raises there
-                    loop.add_signal_handler(getattr(signal, name), handler)
+                _handle(loop, getattr(signal, name), handler)
 
     async def unless(self, start: Coroutine[Any, Any, None]) -> None:
         """Wait for what may take long; raises `StoppedEarly` at a signal."""
@@ -91,3 +89,10 @@ def _terminal_is_gone() -> bool:
     except OSError:
         return True
     return False
+
+
+def _handle(loop: asyncio.AbstractEventLoop, number: int, handler: Callable[[], None]) -> None:
+    try:
+        loop.add_signal_handler(number, handler)
+    except NotImplementedError:  # Windows: there Python's own handlers wake the loop
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(handler))

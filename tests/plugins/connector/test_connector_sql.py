@@ -674,3 +674,12 @@ def test_errors_of_oracle_tell_away_from_refused():
     oracle = make_url("oracle://u:secret@h/x")
     assert isinstance(translated(RuntimeError(Info("ORA-03113")), oracle, 1), NotConnected)
     assert isinstance(translated(RuntimeError(Info("ORA-00942")), oracle, 1), Refused)
+
+
+@pytest.mark.integration
+async def test_parts_without_a_number_that_is_none_need_no_second_look(pg):
+    values = [1.5, None, float("nan"), 2.0]
+    await pg.fill([(place, "a", value, START + place * MINUTE) for place, value in enumerate(values)])
+    async with opened("connector", pg.yaml("columns: [sensor, value, ts]", "time_column: ts", "chunk_records: 1")) as node:
+        parts = [part async for part in node.role.fetch_range(["*"], START, START + 10 * MINUTE)]
+    assert [part.is_plain for part in parts if part] == [True, True, False, True]

@@ -8,8 +8,8 @@ connectors:
 
 **The module** is used as it is. `fetch_helper(start_time, end_time)` gets both as texts in ISO 8601, or as datetimes if its parameters
 are annotated so. Relative imports, as in `from .db import get_db` and `from .models import SensorDataTable`, are of the module's own
-folder. `DATABASE_URL` and all other variables are in the environment, where the module looks for them. What it needs, such as
-`sqlalchemy` and `psycopg2`, is installed beside Karez.
+folder. It reads `DATABASE_URL` by itself: nothing of `.env` is put into the environment, `load_dotenv()` in the module does that. What it
+needs, such as `sqlalchemy` and `psycopg2`, is installed beside Karez.
 
 **Times.** The original's columns are `DateTime`, that is without a zone, and so are the two times: they are in `timezone`, UTC unless
 it is set. With `with_offset: true` they carry their offset, for columns that have one. A timestamp without a zone that comes back is in

@@ -18,7 +18,7 @@ from ._clock import Aware, Clock, Dates, Kind, Local, Numbers, text_clock
 from ._drivers import Reader, Statement, reading
 from ._errors import Refused, translated
 from ._source import Bounds, Source, Window, choose_columns, look_at_table
-from ._values import Rows, one, record_maker
+from ._values import Rows, one, plain_test, record_maker
 
 if TYPE_CHECKING:
     from . import Config
@@ -35,6 +35,7 @@ class Layout:
 
     source: Source
     records: Callable[[Rows], list[dict[str, Any]]]
+    is_plain: Callable[[list[dict[str, Any]]], bool]
 
 
 class Statements:
@@ -113,7 +114,8 @@ class Session:
             source.key = [*dict.fromkeys([config.entity_column, *source.key])]
         self._tell_texts(source)
         kinds = {name: Kind.UTC if self._backend == "oracle" and kind is Kind.AWARE else kind for name, kind in source.kinds.items()}
-        return Layout(source, record_maker(source.columns, kinds, config.timezone, self._backend == "postgresql"))
+        typed = self._backend == "postgresql"
+        return Layout(source, record_maker(source.columns, kinds, config.timezone, typed), plain_test(source.columns, kinds, typed))
 
     def _tell_texts(self, source: Source) -> None:
         # a time that is a text is given in UTC as any other one
@@ -137,9 +139,9 @@ class Session:
         async with aclosing(_ahead(pages)) as chunks:
             async for rows in chunks:
                 for piece in cutter.add(layout.records(rows), [row[place] for row in rows]):
-                    yield Part(*piece)
+                    yield Part(*piece, layout.is_plain(piece.records))
         for piece in cutter.finish():
-            yield Part(*piece)
+            yield Part(*piece, layout.is_plain(piece.records))
 
     async def everything(self, layout: Layout, entities: Sequence[Entity] | None) -> AsyncGenerator[list[Any]]:
         """All rows of a query without a window."""

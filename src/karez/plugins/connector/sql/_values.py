@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -37,6 +39,22 @@ def record_maker(
         return build(rows, [converter([row[place] for row in rows]) for place, converter in converters])
 
     return records
+
+
+_PLAIN = frozenset({Kind.INTEGER, Kind.TEXT, Kind.BOOLEAN, Kind.LOCAL, Kind.UTC, Kind.AWARE, Kind.DATE})
+
+
+def plain_test(columns: Mapping[str, str], kinds: Mapping[str, Kind], typed: bool) -> Callable[[list[dict[str, Any]]], bool]:
+    """What tells of records whether no value is NaN or an infinity; false where it would have to look at each of them."""
+    floats = [itemgetter(name) for name, column in columns.items() if kinds[column] is Kind.FLOAT]
+    if not typed or any(kinds[column] not in _PLAIN and kinds[column] is not Kind.FLOAT for column in columns.values()):
+        return lambda records: False
+
+    def is_plain(records: list[dict[str, Any]]) -> bool:
+        # a sum at the speed of C is finite only if all of its numbers are
+        return all(math.isfinite(sum(filter(None, map(get, records)))) for get in floats)
+
+    return is_plain
 
 
 def _builder(names: Mapping[str, int], converted: Sequence[int]) -> Callable[[Rows, list[Any]], list[dict[str, Any]]]:
