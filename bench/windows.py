@@ -1,6 +1,6 @@
 """How fast a backfill is: PostgreSQL → windows → connector `sql` → `group_by` → bus → aggregator `http` → a local HTTP sink.
 
-    python bench/windows.py [--json] [--rows 10000000] [--window 1h] [--workers 1] [--parallel 4]
+    python bench/windows.py [--json] [--rows 10000000] [--window 1h] [--workers 1] [--parallel 2]
 
 Everything is real: a PostgreSQL from its wheel with so many rows, `karez deploy` and `karez backfill` as a user types them, nats-server
 with JetStream on disk, every window's records posted and answered before the window counts as done. The limit is measured in the same
@@ -169,6 +169,8 @@ def backfill(folder: Path, config: Path, arguments: argparse.Namespace, port: in
             if deployed.poll() is not None or time.monotonic() > end:
                 raise SystemExit((folder / "deploy.log").read_text())
             time.sleep(0.05)
+        while "dispatcher" not in subprocess.run(karez("status", "-a", address), env=environment, capture_output=True, text=True).stdout:
+            time.sleep(0.2)  # with --workers the processes come after the line
         watches = [Watch(deployed.pid), Watch(server.pid)]
         for watch in watches:
             watch.start()
@@ -208,7 +210,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--window", default="1h", help="length of a window; 1h holds 36,000 rows")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--parallel", type=int, default=4)
+    parser.add_argument("--parallel", type=int, default=2)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="karez-bench-") as name:
         folder = Path(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import msgspec
@@ -41,6 +42,7 @@ class Bookmark:
         self._bus = bus
         self._key = f"bookmark.{dispatcher}"
         self._revision = 0
+        self._gate = asyncio.Lock()
 
     async def load(self) -> Mark | None:
         """The mark; `None` before the first. Raises `StateError` when what is stored there is none."""
@@ -58,7 +60,8 @@ class Bookmark:
 
     async def save(self, mark: Mark) -> bool:
         """Write it; false, and nothing is written, if another process did so since `load`."""
-        mark.at = time.time()
-        revision = await self._bus.put(STATE, self._key, as_json(mark), self._revision)
-        self._revision = revision or self._revision
-        return revision is not None
+        async with self._gate:  # of two windows that end together, neither is another process
+            mark.at = time.time()
+            revision = await self._bus.put(STATE, self._key, as_json(mark), self._revision)
+            self._revision = revision or self._revision
+            return revision is not None

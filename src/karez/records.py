@@ -59,7 +59,7 @@ class Part(list[Any]):
     """Records of a window, complete for `start <= t < end` (UTC): what a `fetch_range` may yield in place of a plain list.
 
     Each part travels as one message. Converters are told its span by `convert_range`; that of a plain list is the whole window.
-    `is_plain` is whether all is known to be dicts without a NaN or an infinity, so that nobody has to look.
+    `is_plain` is whether all is known to be dicts without a NaN, an infinity or a `_karez`, so that nobody has to look.
     """
 
     __slots__ = ("is_plain", "window")
@@ -122,8 +122,11 @@ def ids_by_content(origin: str, records: Sequence[Record]) -> list[str]:
     """Ids that are the same whenever the records are; of equal ones among these each has its own."""
     seen: dict[str, int] = {}
     ids = []
+    start = blake2b(origin.encode(), digest_size=16)
     for record in records:
-        id = derived_id(origin, record if record.__class__ is str else _encoder.encode(record).decode())
+        digest = start.copy()
+        digest.update(record.encode() if isinstance(record, str) else _encoder.encode(record))
+        id = digest.hexdigest()
         times = seen[id] = seen.get(id, 0) + 1
         ids.append(id if times == 1 else f"{id}.{times}")
     return ids

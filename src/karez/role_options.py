@@ -172,7 +172,7 @@ class ConnectorConfig(Config):
     concurrency: int = Field(default=16, ge=1, le=1024)
     """Tasks that are worked on at the same time."""
     task_timeout: Annotated[Duration, Field(gt=0)] | None = None
-    """Longest time that a task may take; unless set nine tenths of its interval, at most five minutes."""
+    """Longest time that a task may take, or a part of a window; unless set nine tenths of its interval, at most five minutes."""
     exclusive: bool | Annotated[str, Field(min_length=1, max_length=64)] = False
     """One conversation with a device at a time, over all processes: `true`, or the key of an entity that names its host or line."""
     rate_limit: Rate | None = None

@@ -98,7 +98,7 @@ async def fetch(node: Node, task: Task, limit: AbstractContextManager[None] | No
     The reading is done within `limit`; when that raises `TimeoutError`, what was yielded by then is kept, unless it is nothing.
     Raises `NotConnected`, and whatever the plugin raises: the caller knows whether there is time to try again.
     """
-    result = Result()
+    result = Result(window=task.window)
     records: list[Record] = []
     try:
         with limit or contextlib.nullcontext():
@@ -129,9 +129,13 @@ async def parts(node: Node, task: Task, seconds: float) -> AsyncGenerator[Result
             window = chunk.window if isinstance(chunk, Part) else task.window
             span, place = window, place + 1 if window == span else 0
             result = Result(window=window, place=place)
-            records: list[Record] = []
-            take(node, chunk, records, result)
-            await admit(node, records, result, isinstance(chunk, Part) and chunk.is_plain)
+            if isinstance(chunk, Part) and chunk.is_plain:
+                result.fetched = len(chunk)
+                await through(node, chunk, DEFAULT_CATEGORY, "", result)
+            else:
+                records: list[Record] = []
+                take(node, chunk, records, result)
+                await admit(node, records, result)
             yield result
 
 
@@ -178,10 +182,10 @@ async def _fetched(role: Any, task: Task) -> Any:
     return await call(role, _gathered, value) if inspect.isgenerator(value) else value
 
 
-async def admit(node: Node, records: list[Record], result: Result, is_plain: bool = False) -> None:
-    """Records that a connector brought: checked, unless they need it not, then through the chain."""
+async def admit(node: Node, records: list[Record], result: Result) -> None:
+    """Records that a connector brought: checked, then through the chain."""
     result.fetched += len(records)
-    good, lines = (records, None) if is_plain else check_values(node, records, result)
+    good, lines = check_values(node, records, result)
     for category, batch in by_category(good, DEFAULT_CATEGORY):
         branch = "" if category == DEFAULT_CATEGORY else category
         await through(node, batch, category, branch, result, lines if batch is good else None)

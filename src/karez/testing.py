@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from ruamel.yaml import YAML
 
 from karez import step
 from karez.pipeline import Node
-from karez.records import Failed, Record, Records, Task
+from karez.records import Failed, Record, Records, Task, Window
 from karez.registry import Registry
 from karez.results import DeadLetters, Result
+
+_SECONDS = 300.0
 
 
 def build(kind: str, yaml: str, plugins: Iterable[Path | str] = ()) -> Node:
@@ -54,6 +57,16 @@ async def fetch(node: Node, entities: Sequence[Any]) -> Outcome:
     """What a connector reads, in the order in which it would go out."""
     result = await step.fetch(node, Task(list(entities)))
     return Outcome([record for emission in result.emissions for record in emission.records], result.failed, result.dead)
+
+
+async def fetch_range(node: Node, entities: Sequence[Any], start: datetime, end: datetime) -> Outcome:
+    """What a connector reads of a window, part by part, in the order in which it would go out."""
+    found = Outcome([], [], [])
+    async for result in step.parts(node, Task(list(entities), Window(start, end)), _SECONDS):
+        found.records += [record for emission in result.emissions for record in emission.records]
+        found.failed += result.failed
+        found.dead += result.dead
+    return found
 
 
 async def convert(node: Node, records: Sequence[Record], category: str = "telemetry") -> Outcome:

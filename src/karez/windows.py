@@ -54,10 +54,12 @@ class Windows:
             start = stop
 
     def first(self, start: int, end: int, taken: Sequence[Span]) -> Span | None:
-        """The first window of a span that is in none of the taken spans, which are in order and apart."""
+        """The first window of a span that touches none of the taken spans, which are in order and apart; it ends where one begins."""
         for begin, over in taken:
             if begin <= start < over:
                 start = over
+            elif start < begin < end:
+                end = begin
         return next(self.cut(start, end), None)
 
     def last(self, start: int, end: int, taken: Sequence[Span]) -> Span | None:
@@ -65,6 +67,8 @@ class Windows:
         for begin, over in reversed(taken):
             if begin < end <= over:
                 end = begin
+            elif start < over < end:
+                start = over
         if end <= start:
             return None
         begin = self._edges.slot_at(end - 1)

@@ -73,14 +73,15 @@ class Fleet:
     # -- processes
 
     def start(self, *names: str, crash_at: str = "", address: str = "", arguments: tuple[str, ...] = ()) -> None:
-        """Start processes; `connector` and `connector 2` run connectors, `everything` runs all kinds."""
+        """Start processes; `connector` and `connector 2` run connectors, `everything` runs all kinds, `serve` is the HTTP API."""
         environment = {key: value for key, value in os.environ.items() if not key.startswith("KAREZ_")}
         environment |= {"PYTHONFAULTHANDLER": "1"}
         environment |= {"KAREZ_CRASH_AT": crash_at} if crash_at else {}
         environment |= {"KAREZ_TIME_SCALE": self.scale} if self.scale else {}
         for name in names:
             kind = name.split()[0]
-            command = [sys.executable, "-m", "karez", "deploy", "-c", "k.yaml", "-p", str(PLUGINS), "-a", address or self.address]
+            what = "serve" if kind == "serve" else "deploy"
+            command = [sys.executable, "-m", "karez", what, "-c", "k.yaml", "-p", str(PLUGINS), "-a", address or self.address]
             command += [FLAGS[kind]] if kind in FLAGS else []
             self._logged[name] = len(self.log(name))
             with self.log_file(name).open("ab") as log:

@@ -28,31 +28,31 @@ from karez.bookmarks import Mark
 from karez.bus.nats import NatsBus
 from karez.bus.topology import STATE
 from karez.requests import Requests, Standings
-from tests.faults.fleet import Fleet
+from tests.faults.fleet import SHORT, Fleet
 from tests.faults.http_server import HttpServer, Request, reply
 from tests.faults.netproxy import Proxy
 from tests.faults.oracle import value_of
-from tests.faults.waiting import until
 
 Row = tuple[str, int, int]
 Span = tuple[int, int]
 SENSORS = ("t1", "t2")
 MINUTE = 60_000
 ROLES = ("dispatcher", "connector", "aggregator")
+OPTIONS = {"type": "window", "interval": "1m", "dispatcher": "", "chunk": "10", "connector": "", "more": ""}
 _numbers = itertools.count(1)
 
 PIPELINE = """\
 dispatchers:
-  - {{type: window, name: win, connector: history, interval: 1m, start_from: "{start}", retry_delay: 0.5s, {dispatcher}}}
+  - {{type: {type}, name: win, connector: history, interval: {interval}, start_from: "{start}", retry_delay: 0.2s, {dispatcher}}}
 connectors:
   - {{type: sql, name: history, url: "{url}", table: sensor_data, columns: [sensor, value, timestamp], time_column: timestamp,
-     chunk_records: 10, converter: [group_by, rows], {connector}}}
+     chunk_records: {chunk}, converter: [group_by, rows], {connector}}}
 converters:
   - {{type: group_by, key: sensor, fields: [timestamp, value]}}
   - {{type: rows}}
 aggregators:
   - {{type: http, url: "{sink}", json: false, timeout: 2s}}
-  - {{type: sql, category: rows, url: "sqlite:///rows.sqlite3", key: [sensor, timestamp]}}
+  - {{type: sql, category: rows, url: "sqlite:///rows.sqlite3", table: rows, key: [sensor, timestamp]}}
 {more}
 """
 
@@ -89,7 +89,8 @@ class Postgres:
         """Carry out statements, the last of them for each row if there are some."""
 
         async def work() -> None:
-            connection = await asyncpg.connect(host=str(self._folder), user="postgres", database=database)
+            quiet = {"log_statement": "none"}
+            connection = await asyncpg.connect(host=str(self._folder), user="postgres", database=database, server_settings=quiet)
             try:
                 for statement in statements[:-1] if rows else statements:
                     await connection.execute(statement)
@@ -162,9 +163,13 @@ class Post:
 
 @dataclass
 class WebService:
-    """Takes documents; `behave` says what is done with each: ok, error (500), busy (429), refuse (400), hang, accept_then_die."""
+    """Takes documents; `behave` says what is done with each: ok, error (500), busy (429), refuse (400), hang, accept_then_die.
+
+    `takes` is how long an answer takes, in seconds.
+    """
 
     behave: Callable[[Post], str] = lambda post: "ok"
+    takes: float = 0.0
     posts: list[Post] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -177,6 +182,7 @@ class WebService:
         post = Post(request.headers.get("idempotency-key", ""), json.loads(request.body), "")
         post.what = self.behave(post)
         self.posts.append(post)
+        await asyncio.sleep(self.takes)
         if post.what == "hang":
             await asyncio.Event().wait()
         elif post.what == "accept_then_die":
@@ -197,11 +203,11 @@ class WebService:
 class History:
     """Table, processes and web service of one scenario."""
 
-    def __init__(self, folder: Path, postgres: Postgres, start: int, *, dispatcher: str = "", connector: str = "", more: str = "") -> None:
+    def __init__(self, folder: Path, postgres: Postgres, start: int, *, scale: str = SHORT, **options: str) -> None:
         self.folder, self.start = folder, start
         self.table, self.sink = Table(postgres), WebService()
-        self._options = {"dispatcher": dispatcher, "connector": connector, "more": more, "start": iso(start)}
-        self.fleet = Fleet(folder, self.pipeline())
+        self._options = {**OPTIONS, "start": iso(start), **options}
+        self.fleet = Fleet(folder, self.pipeline(), scale)
         self.expected: list[Row] = []
 
     def pipeline(self, **changed: str) -> str:
@@ -216,7 +222,13 @@ class History:
     def begin(self, *names: str) -> None:
         """Start the server, and processes."""
         self.fleet.start_server()
-        self.fleet.start(*(names or ROLES))
+        self.starts(*(names or ROLES))
+
+    def starts(self, *names: str, crash_at: str = "", arguments: tuple[str, ...] = ()) -> None:
+        """Start processes; the converters are in those of connectors."""
+        for name in names:
+            converters = ("-v",) if name.startswith("connector") else ()
+            self.fleet.start(name, crash_at=crash_at, arguments=(*converters, *arguments))
 
     def end(self) -> None:
         self.fleet.close()
@@ -234,6 +246,15 @@ class History:
             return msgspec.json.decode(value.data, type=Mark) if value else None
 
         return self.fleet.asked(ask)
+
+    def put_mark(self, data: bytes) -> None:
+        """Write a bookmark, as somebody does who edits the store."""
+
+        async def write(bus: NatsBus) -> None:
+            await bus.declare_bucket(STATE)
+            await bus.put(STATE, "bookmark.win", data)
+
+        self.fleet.asked(write)
 
     def reaches(self, ms: int) -> None:
         """Wait until the bookmark is there."""
@@ -262,21 +283,43 @@ class History:
         """What the web service has, and how often."""
         return Counter(row for post in self.sink.stored.values() for row in post.rows)
 
+    def check_no_gap(self) -> None:
+        """No window was given up."""
+        assert "is given up" not in "".join(self.fleet.log(name) for name in self.fleet.processes)
+
     def check(self, refused: Sequence[Row] = ()) -> None:
         """Every row arrived, once: in the web service that knows keys, and in the table; nothing else did."""
+        self.check_posted(refused)
+        self.check_no_gap()
+        stored, expected = Counter(self.table_rows()), set(self.expected)
+        assert not expected - stored.keys(), f"I1: {len(expected - stored.keys())} rows are not in the table"
+        assert stored == Counter(self.expected), "I4: the table has something else, or something twice"
+
+    def check_posted(self, refused: Sequence[Row] = ()) -> None:
+        """The same, of the web service alone."""
         posted, expected = self.posted_rows(), set(self.expected)
         missing = expected - set(refused) - posted.keys()
         assert not missing, f"I1: {len(missing)} of {len(expected)} rows were not posted, {sorted(missing)[:3]}"
         assert not posted.keys() - expected, f"I2: rows that nobody wrote: {sorted(posted.keys() - expected)[:3]}"
         twice = [row for row, times in posted.items() if times > 1]
         assert not twice, f"I4: {len(twice)} rows are in several documents, {sorted(twice)[:3]}"
-        stored = Counter(self.table_rows())
-        assert not expected - stored.keys(), f"I1: {len(expected - stored.keys())} rows are not in the table"
-        assert stored == Counter(expected), "I4: the table has something else, or something twice"
         for post in self.sink.stored.values():
             start, end = post.span
             assert all(start <= at < end for _, at, _ in post.rows)
         check_spans([post.span for post in self.sink.stored.values()])
+
+    def check_keys(self) -> None:
+        """A document that comes again has the same key, and is the same."""
+        known: dict[Span, Post] = {}
+        for post in list(self.sink.posts):
+            first = known.setdefault(post.span, post)
+            assert (post.key, post.document) == (first.key, first.document), f"I4: {post.span} came again as something else"
+            assert post.key
+
+    @property
+    def came_again(self) -> int:
+        """How many postings were not the first of their document."""
+        return len(self.sink.posts) - len({post.key for post in self.sink.posts})
 
     def finish(self, refused: Sequence[Row] = ()) -> None:
         """The bookmark is behind the last row: then all has arrived. The processes end in good order."""
@@ -307,6 +350,3 @@ def history(folder: Path, postgres: Postgres, start: int, **options: str) -> Ite
         yield found
     finally:
         found.end()
-
-
-__all__ = ["History", "Postgres", "history", "until"]

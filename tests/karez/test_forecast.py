@@ -56,3 +56,28 @@ def test_a_reason_that_cannot_be_told_takes_nothing_else_along(told):
     lines = told(True, 'raise KeyError("x")')
     assert lines[1].startswith("2 entities in 1 task")
     assert lines[-1] == "why these are read cannot be told: KeyError: 'x'"
+
+
+NOW = datetime(2026, 3, 10, 10, 7, 3, tzinfo=UTC)
+
+
+def windows(options: str) -> list[str]:
+    return forecast(build("dispatcher", f"{{type: window, connector: c, {options}}}").role, None, NOW)
+
+
+def test_windows_are_told_with_the_last_one_and_when_the_next_is_read():
+    assert windows("interval: 10m, lag: 30s") == [
+        "windows of 10 min, the last one that is over is 2026-03-10 09:50:00 .. 2026-03-10 10:00:00 UTC",
+        "the next one is read at 2026-03-10 10:10:30 UTC; 2 at the same time at most",
+        "without a bookmark it begins now (`start_from`)",
+        "1 entity",
+    ]
+
+
+def test_windows_since_a_time_are_counted():
+    found = windows("interval: 1h, start_from: 2026-03-09T00:00")
+    assert found[2] == "without a bookmark it begins at 2026-03-09 00:00:00 UTC: 34 windows until now"
+
+
+def test_a_dispatcher_without_a_schedule_says_that_it_waits_for_requests():
+    assert windows("interval: 1h, schedule: false")[0] == "no windows by themselves (`schedule: false`): only those that somebody requests"

@@ -526,3 +526,17 @@ def test_the_schema_describes_every_option(registry):
     option = Pipeline.schema(registry)["$defs"]["connector-vault"]["properties"]["port"]
     assert option["description"] == "Port of the far side."
     assert "a_library_that_nobody_has" in Pipeline.schema(registry)["$defs"]["connector-needy"]["description"]
+
+
+def test_a_dispatcher_of_windows_needs_a_connector_that_reads_them(build):
+    text = "dispatchers:\n  - {type: window, connector: here, interval: 10}\nconnectors:\n  - {type: host, name: here}\n"
+    assert "`here` (host) reads no windows: it has no `fetch_range`" in build.problems(text)[0]
+
+
+@pytest.mark.parametrize("start", ["soon", "2026-13-01", "-1d"])
+def test_where_windows_begin_is_a_time(build, start):
+    text = (
+        f"dispatchers:\n  - {{type: window, connector: db, interval: 10, start_from: '{start}'}}\nconnectors:\n  - {{type: sql, name: db, "
+    )
+    text += "url: 'sqlite:///x', table: t, time_column: c}\n"
+    assert "neither `now` nor a duration (7d) nor a time" in build.problems(text)[0]

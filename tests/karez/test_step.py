@@ -10,7 +10,7 @@ import pytest
 from karez import step, testing
 from karez.errors import NotConnected, Rejected
 from karez.pipeline import Node
-from karez.records import Failed, Records, Task, Window, from_json
+from karez.records import Failed, Part, Records, Task, Window, from_json
 from karez.roles import (
     Aggregator,
     AggregatorConfig,
@@ -724,3 +724,130 @@ async def test_too_many_open_files_are_somebody_who_is_away_for_a_while():
 
     with pytest.raises(NotConnected, match=r"too many open files \(limit \d+, see `ulimit -n`\)"):
         await step.write(node(type("Own", (Aggregator,), {"write": full})), Records([{"name": "a"}]))
+
+
+# -- the parts of a window
+
+SPAN = Window(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC))
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def ranged(work, **options):
+    return node(type("Own", (PullConnector,), {"fetch_range": work}), **options)
+
+
+async def parts(work, targets=(), seconds=60.0, **options):
+    found = ranged(work, targets=targets, **options)
+    return [result async for result in step.parts(found, Task(["*"], SPAN), seconds)]
+
+
+async def test_each_list_of_a_window_is_a_part_and_a_part_may_say_its_span():
+    async def work(self, entities, start, end):
+        yield [{"at": 1}]
+        yield [{"at": 2}]
+        yield Part([{"at": 3}, {"at": 4}], NOON, end)
+        yield Part([{"at": 5}], NOON, end)
+
+    found = await parts(work)
+    assert [records(result) for result in found] == [[{"at": 1}, {"at": 2}], [{"at": 3}, {"at": 4}], [{"at": 5}]]
+    assert [(result.window, result.place) for result in found] == [(SPAN, 1), (Window(NOON, SPAN.end), 0), (Window(NOON, SPAN.end), 1)]
+
+
+async def test_records_that_come_one_by_one_travel_together():
+    async def work(self, entities, start, end):
+        for number in range(2500):
+            yield {"at": number}
+
+    found = await parts(work)
+    assert [result.fetched for result in found] == [1000, 1000, 500]
+    assert [record["at"] for result in found for record in records(result)] == list(range(2500))
+
+
+async def test_a_window_may_be_one_list_and_is_checked_as_all_records_are():
+    found = await parts(lambda self, entities, start, end: [{"at": 1, "value": math.nan}, {"at": 2, "value": 1.0}], invalid="drop")
+    assert [records(result) for result in found] == [[{"at": 2, "value": 1.0}]]
+    assert found[0].dropped == 1
+    assert not found[0].values  # what is old says nothing of how fresh a point is
+
+
+async def test_the_next_part_is_not_asked_for_before_the_last_one_is_taken():
+    asked = []
+
+    async def work(self, entities, start, end):
+        for number in range(3):
+            asked.append(number)
+            yield [{"at": number}, {"at": number}]
+
+    found = step.parts(ranged(work), Task(["*"], SPAN), 60.0)
+    await anext(found)
+    assert asked == [0]
+    await found.aclose()
+
+
+async def test_a_generator_that_is_left_in_the_middle_is_closed():
+    closed = []
+
+    async def work(self, entities, start, end):
+        try:
+            while True:
+                yield [{"at": 1}, {"at": 2}]
+        finally:
+            closed.append(True)
+
+    found = step.parts(ranged(work), Task(["*"], SPAN), 60.0)
+    await anext(found)
+    await found.aclose()
+    assert closed == [True]
+
+
+async def test_a_part_that_does_not_come_is_a_timeout_and_the_plugins_own_one_is_an_error():
+    async def late(self, entities, start, end):
+        yield [{"at": 1}, {"at": 2}]
+        await asyncio.Event().wait()
+
+    with pytest.raises(TimeoutError, match=r"nothing came for 0\.05 s"):
+        await parts(late, seconds=0.05)
+
+    async def own(self, entities, start, end):
+        yield [{"at": 1}, {"at": 2}]
+        raise TimeoutError("a device")
+
+    with pytest.raises(RuntimeError, match="a device"):
+        await parts(own)
+
+
+async def test_a_converter_of_ranges_is_told_the_span_of_each_part():
+    class Ranged(Converter):
+        merges = True
+
+        def convert_range(self, records, start, end):
+            return [{"from": start.hour, "to": end.hour, "number": len(records)}]
+
+    async def work(self, entities, start, end):
+        yield Part([{"at": 1}, {"at": 2}], start, NOON)
+        yield Part([{"at": 3}], NOON, end)
+
+    found = await parts(work, targets=[node(Ranged, type="ranged")])
+    assert [records(result) for result in found] == [[{"from": 0, "to": 12, "number": 2}], [{"from": 12, "to": 0, "number": 1}]]
+    assert [result.dropped for result in found] == [0, 0]
+
+
+async def test_what_says_whose_readings_are_wanted_may_know_no_windows():
+    async def work(self, entities):
+        return [{"supply": "a"}]
+
+    found = connector(work, connector="readings")
+    found.targets = [node(type("Own", (PullConnector,), {}), type="readings")]
+    results = [result async for result in step.parts(found, Task(["account"], SPAN), 60.0)]
+    assert [(emission.kind, emission.name, emission.records) for emission in results[0].emissions] == [
+        ("connector", "readings", [{"supply": "a"}])
+    ]
+    assert results[0].window == SPAN
+
+
+async def test_testing_reads_a_window():
+    async def work(self, entities, start, end):
+        yield [{"start": start.isoformat()}, {"entity": entities[0]}]
+
+    found = await testing.fetch_range(ranged(work), ["x"], SPAN.start, SPAN.end)
+    assert found.records == [{"start": "2026-01-01T00:00:00+00:00"}, {"entity": "x"}]

@@ -15,13 +15,19 @@ from karez.errors import KarezError, PluginError
 from karez.pipeline import Pipeline
 
 
+def require() -> None:
+    """Import what it is made of, which takes a second; raises `PluginError` if it is not installed."""
+    try:
+        import karez.service.serving  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise PluginError(f"the HTTP API needs `{error.name}`: pip install 'karez[api]'") from None
+
+
 @contextlib.asynccontextmanager
 async def api(bus: Bus, pipeline: Callable[[], Pipeline], say: Callable[[str], None], **where: Any) -> AsyncIterator[asyncio.Task[None]]:
     """Serve the API until the block is left; gives the task that ends only if the API does."""
-    try:
-        from karez.service.serving import serving
-    except ModuleNotFoundError as error:
-        raise PluginError(f"the HTTP API needs `{error.name}`: pip install 'karez[api]'") from None
+    from karez.service.serving import serving
+
     async with serving(bus, pipeline, **where) as served:
         for note in served.notes:
             complain(f"karez: {note}")

@@ -95,9 +95,10 @@ class Round:
         except stages.StageFailed as error:
             self.errors.append(str(error))
             return
-        await self._ask(connector, tasks)
+        window = stages.last_window(dispatcher)
+        await self._ask(connector, [Task(task, window) for task in tasks])
 
-    async def _ask(self, connector: Node, tasks: list[list[Any]]) -> None:
+    async def _ask(self, connector: Node, tasks: list[Task]) -> None:
         """Hand tasks to a connector, and what it makes to whatever comes next, in the order of the tasks."""
         if isinstance(connector.role, ListenConnector):
             self.errors.append(f"connector `{connector.name}` listens and cannot be asked; try karez test -n {connector.name}")
@@ -119,15 +120,17 @@ class Round:
             self.dropped += result.dropped
         size = connector.config.batch_size
         for name, entities in onward.items():
-            await self._ask(self.pipeline.connectors[name], [entities[at : at + size] for at in range(0, len(entities), size)])
+            await self._ask(
+                self.pipeline.connectors[name], [Task(entities[at : at + size], tasks[0].window) for at in range(0, len(entities), size)]
+            )
 
-    async def _task(self, connector: Node, task: list[Any], limit: asyncio.Semaphore) -> Result:
+    async def _task(self, connector: Node, task: Task, limit: asyncio.Semaphore) -> Result:
         async with limit:
             timeout = connector.config.task_timeout or _TIMEOUT
             try:
-                result = await stages.guarded(connector, step.fetch(connector, Task(task)), timeout)
+                result = await stages.guarded(connector, step.fetch(connector, task), timeout)
             except stages.StageFailed as error:
-                self.errors.append(f"{error}; its task of {len(task)} entities is missing")
+                self.errors.append(f"{error}; its task of {len(task.entities)} entities is missing")
                 result = Result()
         self.done += 1
         self.fetched += result.fetched

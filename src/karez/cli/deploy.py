@@ -43,6 +43,8 @@ def run(options: DeployOptions) -> int:
     complain(*loaded.pipeline.problems)
     options = _with_settings(options, loaded.pipeline.settings)
     say(options, f"Configurations: {_configurations(options)}.")
+    if options.api:
+        api.require()  # before the event loop runs, which it would block
     if options.workers > 1 and options.bus == "memory":
         raise ConfigError([Problem(None, "--workers", "several processes cannot share a bus in memory", "leave out --bus memory")])
     if options.workers > 1:

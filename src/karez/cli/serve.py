@@ -10,7 +10,7 @@ from typing import Any
 from karez.bus import Bus
 from karez.bus.profile import Profile
 from karez.cli import complain, log
-from karez.cli.api import api
+from karez.cli.api import api, require
 from karez.cli.deploy import ending, on_bus, say
 from karez.cli.options import DeployOptions
 from karez.cli.reloading import load_files
@@ -34,6 +34,7 @@ def run(options: ServeOptions) -> int:
     log.setup(options.deploy.logging_level)
     loaded = load_files(options.deploy)
     complain(*loaded.pipeline.problems)
+    require()
     settings = loaded.pipeline.settings
     profile = Profile(is_strict=settings.durability == "strict", manage=settings.manage_streams, monitor=settings.monitor or "")
     deploy = replace(options.deploy, delivery=None, profile=profile, start_deadline=settings.start_deadline)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import traceback
 from collections.abc import Awaitable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,9 +19,10 @@ from karez.cli import complain
 from karez.cli.log import safe
 from karez.errors import ConfigError, KarezError, NotConnected, Problem
 from karez.pipeline import Node
-from karez.records import AS_IS, Failed, Record, Task
+from karez.records import AS_IS, Failed, Record, Task, Window
 from karez.results import DeadLetters, Result, take
-from karez.roles import ListenConnector
+from karez.roles import ListenConnector, WindowDispatcher
+from karez.windows import Windows
 
 _LINES = msgspec.json.Decoder()
 T = TypeVar("T")
@@ -88,12 +91,21 @@ async def entities_of(dispatcher: Node, role: Any, connector: Any, timeout: floa
     return list(choose(found) if role.asks_connector and choose else found)
 
 
-async def fetched(node: Node, entities: Sequence[Any], timeout: float) -> Result:
-    """What a connector alone reads, converters left out."""
+def last_window(dispatcher: Node | None) -> Window | None:
+    """The last window of a dispatcher that is over; `None` for one of rounds."""
+    if dispatcher is None or not isinstance(dispatcher.role, WindowDispatcher):
+        return None
+    windows, now = Windows.of(dispatcher.config), time.time_ns() // 1_000_000
+    start, end = windows.last(0, windows.horizon(now), ()) or (now, now)
+    return Window(datetime.fromtimestamp(start / 1000, UTC), datetime.fromtimestamp(end / 1000, UTC))
+
+
+async def fetched(node: Node, entities: Sequence[Any], timeout: float, window: Window | None = None) -> Result:
+    """What a connector alone reads, of a window if there is one, converters left out."""
     alone = replace(node, targets=[])
     if isinstance(node.role, ListenConnector):
         return await guarded(node, _first_heard(alone), timeout)
-    return await guarded(node, step.fetch(alone, Task(list(entities))), timeout)
+    return await guarded(node, step.fetch(alone, Task(list(entities), window)), timeout)
 
 
 async def _first_heard(node: Node) -> Result:

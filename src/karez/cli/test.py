@@ -20,7 +20,7 @@ from karez.cli.options import StageOptions
 from karez.cli.stages import counted, plural
 from karez.errors import ConfigError, Problem
 from karez.pipeline import Node, Pipeline
-from karez.records import DEFAULT_CATEGORY, META, Failed, category_of
+from karez.records import DEFAULT_CATEGORY, META, Failed, Window, category_of
 from karez.results import DeadLetters, Result, check_values
 from karez.roles import ListenConnector
 
@@ -59,6 +59,7 @@ class Trial:
 
     def __post_init__(self) -> None:
         options, pipeline = self.options, self.pipeline
+        self.window: Window | None = None
         self.dispatcher = load.named(pipeline.dispatchers, "dispatcher", options.dispatcher) if options.dispatcher else None
         self.connector = load.named(pipeline.connectors, "connector", options.connector) if options.connector else None
         self.converters = [load.named(pipeline.converters, "converter", name) for name in options.converters]
@@ -110,7 +111,7 @@ class Trial:
         await self._open(connector)
         made: list[Any] = []
         for task in tasks:
-            result = await stages.fetched(connector, task, self.options.timeout)
+            result = await stages.fetched(connector, task, self.options.timeout, self.window)
             self._count(result)
             made += [record for emission in result.emissions for record in emission.records]
         self._take(made, "record")
@@ -124,6 +125,7 @@ class Trial:
         if self.dispatcher is not None:
             feeders = [self.dispatcher]
         if feeders:
+            self.window = stages.last_window(feeders[0])
             tasks = await self._tasks(feeders[0])
             if self.dispatcher:
                 self._take([entity for task in tasks for entity in task], "entity")
@@ -140,7 +142,7 @@ class Trial:
 
     async def _convert(self, converter: Node) -> None:
         await self._open(converter)
-        result = Result()
+        result = Result(window=self.window)
         made: list[Any] = []
         self.came = {category_of(record) for record in self.made}
         for category, batch in step.by_category(self.made, DEFAULT_CATEGORY):

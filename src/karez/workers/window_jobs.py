@@ -130,6 +130,13 @@ class Scheduled(Job):
         self._looked_at = 0
         self.mark: Mark | None = None
 
+    def due(self, now: int) -> int:
+        """About how many windows are due and not done."""
+        mark = self.mark
+        if mark is None or (found := self._windows.last(0, self._windows.horizon(now), ())) is None:
+            return 0
+        return max(0, -((mark.until - found[1]) // (found[1] - found[0])))
+
     async def load(self, now: int) -> None:
         """Find out where to go on; raises `StateError` when the bookmark is damaged, and `BusError`."""
         self.in_hand, self._again = [], []

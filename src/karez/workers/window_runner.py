@@ -23,7 +23,6 @@ from karez.records import Window
 from karez.requests import ENDED, Requests, Standings
 from karez.requests import Window as FailedWindow
 from karez.state import Lease, Round, repair_id, task_id
-from karez.windows import Span
 from karez.workers import Worker
 from karez.workers.entities import Entities, encoded
 from karez.workers.expectations import Expectations
@@ -224,12 +223,8 @@ class WindowRunner:
         if mark is not None and self.scheduled is not None:
             found["bookmark"] = mark.until / 1000
             found["behind"] = max(0.0, time.time() - mark.until / 1000)
+            found["lag"] = self.scheduled.due(_now())
         return found
-
-    @property
-    def under_way(self) -> list[Span]:
-        """The windows that are under way now."""
-        return [(piece.start, piece.end) for _, piece in self._running.values()]
 
 
 def _now() -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from karez.bus import Durable
@@ -84,7 +85,8 @@ class WindowTasks:
                 worker.counts.records += len(task.entities)
             passing("dispatcher", "given")
             if known:  # it was given by a process that is gone, and its row may be in the ledger for long
-                await self._look_up(set(known))
+                with suppress(BusError):  # then it is looked up below, once the bus is back
+                    await self._look_up(known)
             rows = [await self._outcome(task.id, futures[task.id]) for task in tasks]
         finally:
             for task in tasks:

@@ -173,3 +173,53 @@ def test_without_a_bus_it_starts_one_of_its_own_and_takes_it_along(tmp_path: Pat
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
     assert (tmp_path / ".karez" / "nats").is_dir()
+
+
+class Deployed(Serving):
+    """`karez deploy --api` in a folder."""
+
+    def __init__(self, folder: Path, address: str, *options: str) -> None:
+        self._log = folder / "deploy.log"
+        command = [sys.executable, "-m", "karez", "deploy", "-c", "karez.yaml", "-p", "plugins", "-a", address, "--api", *options]
+        with self._log.open("w") as log:
+            self.process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env={**os.environ, "NO_COLOR": "1"})
+
+
+HISTORY = '''
+"""A row each minute."""
+from datetime import timedelta
+from karez import ConnectorConfig, PullConnector
+
+class Connector(PullConnector[ConnectorConfig]):
+    def fetch_range(self, entities, start, end):
+        return [{"at": (start + timedelta(minutes=number)).isoformat()} for number in range(round((end - start) / timedelta(minutes=1)))]
+'''
+
+
+@pytest.mark.parametrize("options", [(), ("--workers", "2")])
+def test_a_deployment_serves_what_it_does(tmp_path: Path, address: str, options: tuple[str, ...]) -> None:
+    (tmp_path / "plugins/connector").mkdir(parents=True)
+    (tmp_path / "plugins/connector/history.py").write_text(HISTORY)
+    (tmp_path / "karez.yaml").write_text(
+        "dispatchers: [{type: window, name: win, connector: history, interval: 1h, schedule: false}]\n"
+        "connectors: [{type: history}]\naggregators: [{type: file, path: out.jsonl}]\n"
+        f"api: {{key: {KEY}, port: 0}}\n"
+    )
+    deployed = Deployed(tmp_path, address, *options)
+    with deployed.client() as client:
+        task = client.post("/raise-request", json={"start_time": "2026-01-01T00:00", "end_time": "2026-01-01T05:00"}).json()["task_id"]
+        end = time.monotonic() + 60
+        while (found := client.get(f"/tasks/{task}").json())["state"] != "SUCCESS":
+            assert time.monotonic() < end, found
+            time.sleep(0.05)
+    assert found == {
+        "state": "SUCCESS",
+        "current": 5,
+        "total": 5,
+        "status": "success",
+        "result": {"status": "success", "message": "Data posted successfully"},
+    }
+    assert deployed.end(signal.SIGTERM) == 0, deployed.said
+    assert len(list(tmp_path.glob("out*.jsonl"))) >= 1
+    assert sum(len(file.read_text().splitlines()) for file in tmp_path.glob("out*.jsonl")) == 300
+    assert "blocked" not in deployed.said

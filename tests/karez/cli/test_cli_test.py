@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -228,3 +229,37 @@ class Connector(ListenConnector[Config]):
         yield [{"heard": 1}]
         raise AssertionError("one is enough")
 '''
+
+
+HISTORY = '''
+"""The first and the last second of the window that it is asked for."""
+from datetime import timedelta
+from karez import ConnectorConfig, PullConnector
+
+class Connector(PullConnector[ConnectorConfig]):
+    async def fetch_range(self, entities, start, end):
+        yield [{"sensor": "s", "value": 1, "timestamp": at.isoformat()} for at in (start, end - timedelta(seconds=1))]
+'''
+WINDOWS = """\
+dispatchers:
+  - {type: window, connector: history, interval: 1h}
+connectors:
+  - {type: history, converter: group_by}
+converters:
+  - {type: group_by}
+aggregators:
+  - {type: echo}
+"""
+
+
+@pytest.mark.parametrize("command", ["test -d window -n history -v group_by -o out.json", "collect -o out.json"])
+def test_a_dispatcher_of_windows_shows_the_last_window_that_is_over(run: Any, project: Path, command: str) -> None:
+    (project / "plugins/connector/history.py").write_text(HISTORY)
+    (project / "windows.yaml").write_text(WINDOWS)
+    assert run(f"karez {command} -c windows.yaml").code == 0
+    [document] = json.loads((project / "out.json").read_text())
+    start, end = (datetime.fromisoformat(document[key]) for key in ("start_time", "end_time"))
+    assert end - start == timedelta(hours=1)
+    assert timedelta() <= datetime.now(UTC) - end < timedelta(hours=2)
+    times = [datetime.fromisoformat(row["timestamp"]) for row in document["data"]["s"]]
+    assert times == [start, end - timedelta(seconds=1)]

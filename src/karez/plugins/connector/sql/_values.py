@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from karez import META
 from karez.plugins.connector._exact import number, to_utc
 
 from ._clock import Kind
@@ -47,7 +48,7 @@ _PLAIN = frozenset({Kind.INTEGER, Kind.TEXT, Kind.BOOLEAN, Kind.LOCAL, Kind.UTC,
 def plain_test(columns: Mapping[str, str], kinds: Mapping[str, Kind], typed: bool) -> Callable[[list[dict[str, Any]]], bool]:
     """What tells of records whether no value is NaN or an infinity; false where it would have to look at each of them."""
     floats = [itemgetter(name) for name, column in columns.items() if kinds[column] is Kind.FLOAT]
-    if not typed or any(kinds[column] not in _PLAIN and kinds[column] is not Kind.FLOAT for column in columns.values()):
+    if not typed or META in columns or any(kinds[column] not in _PLAIN and kinds[column] is not Kind.FLOAT for column in columns.values()):
         return lambda records: False
 
     def is_plain(records: list[dict[str, Any]]) -> bool:

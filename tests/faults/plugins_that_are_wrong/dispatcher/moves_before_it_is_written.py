@@ -1,0 +1,13 @@
+"""A dispatcher of windows whose bookmark does not wait until the records are written: what the tests have to find."""
+
+from karez.plugins.dispatcher.window import Config, Dispatcher
+from karez.workers.window_tasks import WindowTasks
+
+__all__ = ["Config", "Dispatcher"]
+
+
+async def _at_once(self, categories):
+    return None
+
+
+WindowTasks.written = _at_once
