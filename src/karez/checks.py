@@ -206,15 +206,27 @@ def _asked(drafts: Drafts) -> Iterator[Problem]:
             elif isinstance(draft.role, Dispatcher) and draft.role.asks_connector and not _discovers(target.role):
                 reason = f"`{target.name}` ({target.entry.options.get('type')}) cannot discover its entities"
                 yield draft.error(reason, reference.key, "use a dispatcher that lists them, such as `default` or `csv`")
-            elif isinstance(draft.role, WindowDispatcher) and not _reads_ranges(target):
+            elif isinstance(draft.role, WindowDispatcher) and not _reads_ranges(drafts, target):
                 reason = f"`{target.name}` ({target.entry.options.get('type')}) reads no windows: it has no `fetch_range`"
                 yield draft.error(reason, reference.key, "use a connector that reads ranges, such as `sql`, or a dispatcher of rounds")
 
 
-def _reads_ranges(target: Draft) -> bool:
-    # one whose records are another one's entities may hand the window on
-    own = getattr(type(target.role), "fetch_range", PullConnector.fetch_range) is not PullConnector.fetch_range
-    return own or bool(getattr(target.config, "connector", None))
+def check_stored(drafts: Drafts) -> Iterator[Problem]:
+    """What needs a bus that stores, where the delivery is `at_most_once`."""
+    for draft in drafts.of("dispatcher"):
+        if isinstance(draft.role, WindowDispatcher):
+            reason = "windows need a bus that stores: with `delivery: at_most_once` nobody knows which of them are done"
+            yield draft.error(reason, ("type",), "leave `delivery` out, or use a dispatcher of rounds")
+
+
+def _reads_ranges(drafts: Drafts, target: Draft) -> bool:
+    """Whether a connector reads windows; one whose records are another one's entities may hand them on."""
+    seen = [target]
+    while (further := drafts.named.get(("connector", getattr(seen[-1].config, "connector", None) or ""))) is not None and further.role:
+        if further in seen:  # a cycle is told elsewhere
+            return True
+        seen.append(further)
+    return getattr(type(seen[-1].role), "fetch_range", PullConnector.fetch_range) is not PullConnector.fetch_range
 
 
 def _discovers(role: Role[Any]) -> bool:

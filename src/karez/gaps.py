@@ -71,7 +71,7 @@ class Account:
     async def _requested(self) -> dict[str, list[tuple[int, int, int]]]:
         """What is asked for again and not done, by dispatcher: batch, start and end."""
         found: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
-        for one in await Requests(self._bus).all():
+        for one in await Requests(self._bus).open():
             done = set(one.standing.finished)
             for place, span in enumerate(one.request.spans):
                 if span.task and (place, span.start, span.end) not in done and one.state not in ENDED:

@@ -96,7 +96,7 @@ def api() -> Rights:
     """What `karez serve` needs: to keep requests, to see how far they are, and to know who has a key."""
     buckets = (REQUESTS, KEYS)
     asked = {f"$JS.API.STREAM.INFO.KV_{bucket}" for bucket in buckets} | {right for bucket in buckets for right in _listing(bucket)}
-    written = {f"$KV.{REQUESTS}.ask.>", f"$KV.{KEYS}.used.>", requests_subject(">"), STATUS, "$JS.API.INFO"}
+    written = {f"$KV.{REQUESTS}.ask.>", f"$KV.{REQUESTS}.open.>", f"$KV.{KEYS}.used.>", requests_subject(">"), STATUS, "$JS.API.INFO"}
     return Rights(asked | written)
 
 
@@ -147,7 +147,7 @@ def _of_dispatcher(node: Node) -> Rights:
     """Beside its rounds: its windows and requests, for which it looks into the ledger."""
     name = node.name
     keys = {f"$KV.{LEASES}.dispatcher.{name}", f"$KV.{STATE}.slot.{name}", f"$KV.{STATE}.bookmark.{name}", f"$KV.{ROSTERS}.{name}.>"}
-    keys.add(f"$KV.{REQUESTS}.run.{name}.>")
+    keys |= {f"$KV.{REQUESTS}.{what}.>" for what in ("ask", "run", f"open.{name}")}
     asked = {discover_subject(target.name) for target in node.targets if target is not None}
     read = _get(LEASES) | _get(STATE) | _get(ROSTERS) | _listing(REQUESTS)
     ledger = {f"$JS.API.STREAM.MSG.GET.{OUTCOMES}", f"$JS.API.DIRECT.GET.{OUTCOMES}"}

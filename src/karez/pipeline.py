@@ -18,14 +18,14 @@ from hashlib import blake2b
 from typing import Any
 
 from karez import editor_schema
-from karez.checks import Draft, Drafts, check, emits, references, routes
+from karez.checks import Draft, Drafts, check, check_stored, emits, references, routes
 from karez.config import Configuration, Entry
 from karez.documents import KeyPath, say
 from karez.errors import ConfigError, KarezError, PluginError, Problem, Severity
 from karez.forecast import forecast, say_seconds
 from karez.options import suggest
 from karez.registry import Plugin, Registry
-from karez.roles import Config, DispatcherConfig, Role
+from karez.roles import Config, DispatcherConfig, Role, WindowDispatcher
 from karez.secrecy import keep_secret
 from karez.settings import Settings
 from karez.validation import mask, secrets, validate, warnings, without
@@ -90,6 +90,8 @@ class Pipeline:
         for problem in check(drafts, partial):
             hint = problem.suggestion and without(problem.suggestion, hidden)
             problems.append(replace(problem, reason=without(problem.reason, hidden), suggestion=hint))
+        if settings is not None and settings.delivery == "at_most_once":
+            problems += check_stored(drafts)
         order = {name: index for index, name in enumerate(configuration.files)}
         problems.sort(key=lambda problem: _place(problem, order))
         if strict:
@@ -133,6 +135,10 @@ class Pipeline:
             nodes = self.of(kind).values()
             graph = {node: [target for target in node.targets if target is not None and target.kind == kind] for node in nodes}
             yield from TopologicalSorter(graph).static_order()
+
+    def windows(self) -> Iterator[Node]:
+        """The dispatchers of windows."""
+        return (node for node in self.dispatchers.values() if isinstance(node.role, WindowDispatcher))
 
     def categories(self) -> dict[Node, list[str]]:
         """The categories in which each node sends records to the aggregators, as far as options tell."""

@@ -26,6 +26,7 @@ DEADLINE = "Karez-Deadline"
 CONTENT_TYPE = "Karez-Content-Type"
 CATEGORY = "Karez-Category"
 WINDOW = "Karez-Window"
+ORIGIN = "Karez-Origin"
 AGAIN = "Karez-Again"
 TEXT = "text"
 

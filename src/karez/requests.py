@@ -1,14 +1,17 @@
 """Requests: somebody asks a dispatcher for spans of time, once. They live on the bus, so they outlive every process.
 
-what is asked  `ask.<dispatcher>.<id>`, written by whoever asks: the API, `karez backfill`, `karez gaps repair`
-how far it is  `run.<dispatcher>.<id>`, written by the dispatcher that works on it
+what is asked  `ask.<id>`, written by whoever asks: the API, `karez backfill`, `karez gaps repair`
+how far it is  `run.<id>`, written by the dispatcher that works on it
+what is open   `open.<dispatcher>.<id>`, there from before it is asked until it has ended
 
-Each of the two has one writer at a time, so nobody overwrites what another one knows.
+Each of the first two has one writer at a time, so nobody overwrites what another one knows.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
+from itertools import count
 from typing import Any, Literal
 
 import msgspec
@@ -121,49 +124,67 @@ class Requests:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
+        self._is_there = False
 
     async def prepare(self) -> None:
         """Create the store."""
-        await self._bus.declare_bucket(REQUESTS, KEPT)
+        if not self._is_there:
+            await self._bus.declare_bucket(REQUESTS, KEPT)
+            self._is_there = True
 
     async def ask(self, request: Request) -> tuple[Standings, bool]:
         """Ask; whether it is new. One of the same id that was asked less than a day ago is the same request, and is returned."""
-        number = 0
-        while True:
+        for number in count():
             one = msgspec.structs.replace(request, id=f"{request.id}x{number}" if number else request.id, at=request.at or time.time())
-            if await self._bus.put(REQUESTS, _ask(one), as_json(one), 0):
-                await self._tell(one.dispatcher)
-                return Standings(one, Standing()), True
-            found = await self.find(one.id, one.dispatcher)
+            found = await self.find(one.id)
+            if found is None:
+                # who dies after this has asked nothing: what is open and was never asked is left out
+                await self._bus.put(REQUESTS, _open(one), b"{}")
+                if await self._bus.put(REQUESTS, f"ask.{one.id}", as_json(one), 0):
+                    await self._tell(one.dispatcher)
+                    return Standings(one, Standing()), True
+                found = await self.find(one.id)
             if found is not None and one.at - found.request.at < SAME_FOR:
                 return found, False
-            number += 1
+        raise AssertionError
 
-    async def find(self, id: str, dispatcher: str | None = None) -> Standings | None:
+    async def find(self, id: str) -> Standings | None:
         """The request of this id; `None` if there is none."""
-        if dispatcher is None:
-            names = await self._bus.values(REQUESTS, "ask.")
-            dispatcher = next((_request(value.data).dispatcher for key, value in names.items() if key.endswith(f".{id}")), None)
-            if dispatcher is None:
-                return None
-        asked = await self._bus.get(REQUESTS, f"ask.{dispatcher}.{id}")
+        await self.prepare()
+        asked = await self._bus.get(REQUESTS, f"ask.{id}")
         if asked is None:
             return None
-        run = await self._bus.get(REQUESTS, f"run.{dispatcher}.{id}")
+        run = await self._bus.get(REQUESTS, f"run.{id}")
         return Standings(_request(asked.data), _standing(run.data) if run else Standing())
 
+    async def latest(self, id: str) -> Standings | None:
+        """The request that `ask` would find for this id: the last of those that had it, if that is less than a day ago."""
+        found = None
+        for number in count():
+            following = await self.find(f"{id}x{number}" if number else id)
+            if following is None:
+                break
+            found = following
+        return found if found is not None and time.time() - found.request.at < SAME_FOR else None
+
+    async def open(self, dispatcher: str | None = None) -> list[Standings]:
+        """Those that have not ended, of one dispatcher or of every one, in the order in which they were asked."""
+        keys = await self._bus.values(REQUESTS, f"open.{dispatcher}." if dispatcher else "open.")
+        asked = [await self.find(key.rpartition(".")[2]) for key in keys]
+        found = [one for one in asked if one is not None and one.standing.state not in ENDED]
+        return _in_order(one for one in found if dispatcher in (None, one.request.dispatcher))
+
     async def all(self, dispatcher: str | None = None) -> list[Standings]:
-        """All requests, of one dispatcher or of every one, in the order in which they were asked."""
+        """All of the last 30 days, in the same order."""
+        await self.prepare()
         values = await self._bus.values(REQUESTS, "")
         found = []
         for key, value in values.items():
-            if not key.startswith("ask."):
-                continue
-            request = _request(value.data)
-            if dispatcher in (None, request.dispatcher):
-                run = values.get(f"run.{request.dispatcher}.{request.id}")
-                found.append(Standings(request, _standing(run.data) if run else Standing()))
-        return sorted(found, key=lambda one: (one.request.at, one.request.id))
+            if key.startswith("ask."):
+                name = f"run.{key.removeprefix('ask.')}"
+                run = values.get(name) or await self._bus.get(REQUESTS, name)  # it may be written at this moment
+                found.append(Standings(_request(value.data), _standing(run.data) if run else Standing()))
+        return _in_order(one for one in found if dispatcher in (None, one.request.dispatcher))
 
     async def want(self, id: str, wanted: Wanted) -> Standings | None:
         """Pause, go on with or cancel a request; what has ended stays as it is. `None` if there is none of this id."""
@@ -171,22 +192,35 @@ class Requests:
             found = await self.find(id)
             if found is None or found.state in ENDED or found.request.wanted == wanted:
                 return found
-            key = _ask(found.request)
-            current = await self._bus.get(REQUESTS, key)
+            current = await self._bus.get(REQUESTS, f"ask.{id}")
             if current is None:
                 return None
             one = msgspec.structs.replace(_request(current.data), wanted=wanted)
-            if await self._bus.put(REQUESTS, key, as_json(one), current.revision):
+            if await self._bus.put(REQUESTS, f"ask.{id}", as_json(one), current.revision):
                 await self._tell(one.dispatcher)
                 return Standings(one, found.standing)
 
     async def report(self, request: Request, standing: Standing) -> None:
         """Write how far a request is; called by the dispatcher that works on it only."""
-        await self._bus.put(REQUESTS, f"run.{request.dispatcher}.{request.id}", as_json(standing))
+        await self.prepare()
+        await self._bus.put(REQUESTS, f"run.{request.id}", as_json(standing))
+        if standing.state in ENDED:
+            await self._bus.forget(REQUESTS, _open(request))
+
+    async def keep(self, request: Request) -> None:
+        """Write again what is asked, for a request that takes so long that it would be forgotten."""
+        current = await self._bus.get(REQUESTS, f"ask.{request.id}")
+        if current is not None:
+            await self._bus.put(REQUESTS, _open(request), b"{}")
+            await self._bus.put(REQUESTS, f"ask.{request.id}", current.data, current.revision)
 
     async def _tell(self, dispatcher: str) -> None:
         await self._bus.announce(requests_subject(dispatcher), b"")
 
 
-def _ask(request: Request) -> str:
-    return f"ask.{request.dispatcher}.{request.id}"
+def _open(request: Request) -> str:
+    return f"open.{request.dispatcher}.{request.id}"
+
+
+def _in_order(found: Iterable[Standings]) -> list[Standings]:
+    return sorted(found, key=lambda one: (one.request.at, one.request.id))

@@ -77,6 +77,10 @@ class Result:
     """The span that the records are complete for, where they are of a window."""
     categories: set[str] = field(default_factory=set)
     """Those in which a window had records for the aggregators, which are stored by now."""
+    task: str = ""
+    """The id of the task of a window, with the number of its try."""
+    origin: str = ""
+    """What the records of a window are known by, beside what they hold: the same whenever it is read again."""
     place: int = 0
     """Which of the parts of a window with the same span this is."""
 

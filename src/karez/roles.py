@@ -148,6 +148,14 @@ Fetched = Sequence[Record | Failed] | AsyncIterator[Record | Failed | Sequence[R
 class PullConnector(Connector[N]):
     """Reads entities when it is asked to."""
 
+    @property
+    def records_are_unique(self) -> bool:
+        """Whether each record of `fetch_range` holds what it is of and when, so that it is the same one whenever and by whomever it is read.
+
+        Else two equal records of different windows, or of different entities, are two: no sink that writes by id takes them for one.
+        """
+        return False
+
     def fetch(self, entities: list[Entity]) -> Fetched | Awaitable[Fetched]:
         """Read these entities: a list of records, or an async iterator of records or lists of them.
 

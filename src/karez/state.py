@@ -176,6 +176,16 @@ def chained(task: str) -> str:
     return "/".join(part for part in task.split("/")[1:] if not part.startswith(_REPAIR))
 
 
+def origin_of(task: str) -> str:
+    """What the records of a window are known by: its dispatcher, start and batch, and by which way connectors came to it.
+
+    It is the same for each try, for whoever asks, and whatever the options of the dispatcher are by then.
+    """
+    first, *others = task.split("/")
+    dispatcher, slot, batch = task_origin(first)
+    return "/".join([f"{dispatcher}:{slot}:{batch}" if slot else first, *(part for part in others if not part.startswith(_REPAIR))])
+
+
 async def store(bus: Bus, subject: str, body: bytes, id: str, headers: dict[str, str] | None = None) -> bool:
     """Publish until it is stored, however long the bus is full or away; true if the id was known before the first try."""
     delay = 0.02

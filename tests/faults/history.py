@@ -247,6 +247,12 @@ class History:
 
         return self.fleet.asked(ask)
 
+    @property
+    def place(self) -> int:
+        """Up to when all is done; where it begins before there is a bookmark."""
+        mark = self.mark()
+        return mark.until if mark else self.start
+
     def put_mark(self, data: bytes) -> None:
         """Write a bookmark, as somebody does who edits the store."""
 

@@ -8,7 +8,7 @@ import pytest
 TESTS = Path(__file__).parents[1]
 PAGE = (TESTS.parent / "docs" / "reliability.md").read_text()
 PROOFS = sorted(set(re.findall(r"`((?:faults|karez|plugins)/[\w/]+\.py)(?:::(\w+))?`", PAGE)))
-ROWS = "K-D K-C K-V K-A K-E K-H K-B K-W K-S K-ALL P:7 B:19 S:12 R:21 T:6 X:13 O:10"
+ROWS = "K-D K-C K-V K-A K-E K-H K-B K-W K-S K-ALL P:7 B:19 S:12 R:21 T:6 X:13 O:10 Q:11"
 
 
 @pytest.mark.parametrize("file", sorted({file for file, _ in PROOFS}))
@@ -30,7 +30,7 @@ def test_every_row_of_the_catalogue_is_spoken_of() -> None:
     rows = set()
     for first, last in re.findall(r"^\| ([A-Z]-[A-Z0-9]+)(?: … ([A-Z]-[A-Z0-9]+))?", PAGE, re.MULTILINE):
         rows |= {first, last}
-    ids = set(re.findall(r"\b([PBSRTXO]-\d+)\b", "\n".join(line.split("|")[1] for line in PAGE.splitlines() if line.startswith("| "))))
+    ids = set(re.findall(r"\b([PBSRTXOQ]-\d+)\b", "\n".join(line.split("|")[1] for line in PAGE.splitlines() if line.startswith("| "))))
     wanted = {
         f"{kind}-{number}" for kind, most in (row.split(":") for row in ROWS.split() if ":" in row) for number in range(1, int(most) + 1)
     }

@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 KEY = "a-static-key-of-this-test"
 HEADERS = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+DAYS = 100 * 24 * 60 * MINUTE
 ON_REQUEST = "max_window: 1m, schedule: false"
 
 
@@ -99,7 +100,8 @@ def test_q_7_k_h_3_a_request_whose_answer_was_lost_is_executed_once(tmp_path: Pa
             head = f"POST /api/v1/requests HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nContent-Type: application/json\r\n"
             half.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:20])
             found.fleet.kill("serve")
-            assert half.recv(100) == b"", "it said something before it had all of it"
+            with suppress(ConnectionResetError):
+                assert half.recv(100) == b"", "it said something before it had all of it"
         assert found.requests() == []
         # K-H3: it is stored, and the answer never comes
         serves(found)
@@ -141,9 +143,12 @@ def test_q_9_another_one_finishes_a_request_whose_worker_was_killed(tmp_path: Pa
         # the second one took over at the start, or stands by: either is killed in the middle
         found.fleet.kill(who)
         found.fleet.until(lambda: progress(port) >= 10, "ten windows")
+        # so that it is not over before the second death
+        found.sink.always("error")
         found.starts(who)
         found.fleet.are_up(who)
-        assert progress(port) < 40, "it was over before the second death"
+        assert progress(port) < 40
+        found.sink.always("ok")
         found.fleet.kill(f"{who} 2")
         finishes(found, 40)
         assert before <= 3
@@ -155,7 +160,7 @@ def progress(port: int) -> int:
     with httpx2.Client(trust_env=False, timeout=60) as client:
         answer: dict[str, Any] = client.get(f"http://127.0.0.1:{port}/api/v1/requests", headers=HEADERS).json()
     (one,) = answer["requests"]
-    return int(one["windows"]["done"])
+    return int(one["progress"]["done"])
 
 
 def test_q_10_a_request_of_a_client_that_is_gone_is_done(tmp_path: Path, postgres: Postgres) -> None:
@@ -174,25 +179,24 @@ def test_q_10_a_request_of_a_client_that_is_gone_is_done(tmp_path: Path, postgre
 
 def test_q_11_a_flood_is_refused_and_the_schedule_goes_on(tmp_path: Path, postgres: Postgres) -> None:
     start = minutes_ago(0)
-    options = {"interval": "1s", "dispatcher": "max_window: 1m", "api": "most_queued: 20, requests_per_minute: 600"}
+    options = {"interval": "1s", "dispatcher": "max_window: 1m", "api": "most_queued: 10, requests_per_minute: 300"}
     with requested(tmp_path, postgres, start, **options) as (found, port):
-        old = start - 120 * MINUTE
-        found.table.insert(rows_of(old, old + 60 * MINUTE, 30_000))
         found.begin()
         serves(found)
         found.reaches(start)
-        with ThreadPoolExecutor(8) as pool:
-            answers = list(pool.map(lambda number: asks(port, old, old + 60 * MINUTE - number), range(1000)))
-        kinds = Counter(answer.status_code for answer in answers)
-        assert set(kinds) == {202, 429}
-        assert kinds[202] <= 40
+        with httpx2.Client(trust_env=False, timeout=60, headers=HEADERS) as client, ThreadPoolExecutor(8) as pool:
+            url = f"http://127.0.0.1:{port}/api/v1/requests"
+            # each of a hundred days: they are still at it when all of this is over
+            answers = list(pool.map(lambda number: client.post(url, content=wanted(start - DAYS, start - number)), range(1000)))
+        assert Counter(answer.status_code for answer in answers) == {202: 10, 429: 990}
         assert all(int(answer.headers["Retry-After"]) > 0 for answer in answers if answer.status_code == 429)
         mark = found.mark()
         assert mark is not None
         found.reaches(mark.until + 5000)
-        open_ = [one for one in found.requests() if one.state in ("queued", "running")]
-        assert open_, "the flood was over before the schedule went on"
-        assert len(open_) <= 20
+        requests = found.requests()
+        assert {one.state for one in requests} <= {"queued", "running"}
+        assert len(requests) == 10
+        assert sum(one.standing.done for one in requests) > 0
 
 
 # -- the bus, and everything

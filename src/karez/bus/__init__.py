@@ -268,7 +268,7 @@ class Bus(ABC):
 
     @abstractmethod
     async def values(self, bucket: str, prefix: str) -> dict[str, Value]:
-        """All values of a store whose keys begin so; empty if there is no such store."""
+        """All values of a store whose keys begin so; empty if there is no such store. One that is written at this moment may be missing."""
 
     @abstractmethod
     async def put(self, bucket: str, key: str, data: bytes, revision: int | None = None) -> int | None:

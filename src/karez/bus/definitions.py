@@ -13,6 +13,7 @@ import msgspec
 
 from karez.bus import Durable, Stream
 from karez.bus.publishing import UnderWay
+from karez.bus.topology import REQUESTS
 from karez.errors import BusRefused
 
 log = logging.getLogger("karez.bus")
@@ -68,6 +69,9 @@ class DurableInfo(msgspec.Struct):
 
 
 Info = TypeVar("Info", StreamInfo, DurableInfo)
+
+_LISTED = {REQUESTS}
+"""Stores of which many values are read at once."""
 
 
 class Definitions:
@@ -174,6 +178,7 @@ def _bucket_config(bucket: str, ttl: float) -> dict[str, Any]:
         "storage": "file",
         "allow_rollup_hdrs": True,
         "deny_delete": True,
+        **({"allow_direct": True} if bucket in _LISTED else {}),
     }
 
 

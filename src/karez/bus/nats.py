@@ -43,6 +43,7 @@ NEWEST_TESTED = (2, 15)
 _LOOK_EVERY = 5.0
 _GONE = frozenset({10043, 10057, 10059})  # no such place, no such message, no such stream
 _SEEN = "streams"
+_PASSES = 3
 
 
 class NatsBus(ConnectedBus):
@@ -215,7 +216,10 @@ class NatsBus(ConnectedBus):
             if (seen := await self._load_seen()) is not None and seen.durables.pop(f"{stream}/{name}", None) is not None:
                 await self.put(STATE, _SEEN, msgspec.json.encode(seen), self._seen_revision)
 
-    async def read(self, stream: str, first_seq: int = 1) -> AsyncIterator[Message]:
+    def read(self, stream: str, first_seq: int = 1) -> AsyncIterator[Message]:
+        return self._read(stream, first_seq, ">")
+
+    async def _read(self, stream: str, first_seq: int, subject: str) -> AsyncIterator[Message]:
         with self._asking():
             try:
                 info = await self._js.stream_info(stream)
@@ -224,8 +228,8 @@ class NatsBus(ConnectedBus):
         seq, last = max(first_seq, info.state.first_seq), info.state.last_seq
         number = 1  # whoever wants one message shall not get many
         while seq <= last and info.state.messages:
-            batch = await self._read_batch(stream, seq, number) if info.config.allow_direct else []
-            if not batch and (message := await self._read_one(stream, seq)) is not None:
+            batch = await self._read_batch(stream, seq, number, subject) if info.config.allow_direct else []
+            if not batch and (message := await self._read_one(stream, seq, subject)) is not None:
                 batch = [message]
             for message in batch:
                 if message.seq > last:
@@ -235,18 +239,18 @@ class NatsBus(ConnectedBus):
                 return
             seq, number = batch[-1].seq + 1, min(8 * number, MOST)
 
-    async def _read_batch(self, stream: str, seq: int, number: int) -> list[Message]:
+    async def _read_batch(self, stream: str, seq: int, number: int, subject: str) -> list[Message]:
         try:
-            return await read_batch(self._nc, self._place, stream, seq, number)
+            return await read_batch(self._nc, self._place, stream, (seq, number, subject))
         except BusUnreachable as error:
             if words := self._refusals.of_api():
                 raise BusRefused(f"{self._place}: {words}") from error
             raise
 
-    async def _read_one(self, stream: str, seq: int) -> Message | None:
+    async def _read_one(self, stream: str, seq: int, subject: str) -> Message | None:
         with self._asking():
             try:
-                raw = await self._js.get_msg(stream, seq=seq, subject=">", next=True)
+                raw = await self._js.get_msg(stream, seq=seq, subject=subject, next=True)
             except nats.js.errors.NotFoundError:
                 return None
         # nats-py makes an object of a header that is not ASCII
@@ -278,14 +282,21 @@ class NatsBus(ConnectedBus):
         return Value(entry.value or b"", entry.revision or 0)
 
     async def values(self, bucket: str, prefix: str) -> dict[str, Value]:
-        start = f"$KV.{bucket}.{prefix}"
-        found: dict[str, Value] = {}
-        async for message in self.read(f"KV_{bucket}"):
-            if message.subject.startswith(start):
-                key = message.subject.removeprefix(f"$KV.{bucket}.")
+        beginning, found = f"$KV.{bucket}.", dict[str, Value]()
+        subject = f"{beginning}{prefix}>" if not prefix or prefix.endswith(".") else f"{beginning}>"
+        place = last = 1
+        # what is written while it is read has left its old place, and its new one is behind the end; who writes on and on is not waited for
+        for _ in range(_PASSES):
+            state = await self.stream_state(f"KV_{bucket}")
+            if state is None or state.last_seq < last:
+                break
+            last = state.last_seq + 1
+            async for message in self._read(f"KV_{bucket}", place, subject):
+                place = message.seq + 1
+                key = message.subject.removeprefix(beginning)
                 if "KV-Operation" in message.headers:
                     found.pop(key, None)
-                else:
+                elif key.startswith(prefix):
                     found[key] = Value(message.body, message.seq)
         return found
 

@@ -80,7 +80,12 @@ class Pull(Subscription):
         if self.is_closed or wanted <= 0 or not self._nc.is_connected:
             return
         self._asked += wanted
-        request = {"batch": wanted, "expires": int(_EXPIRES * _NANOSECONDS), "idle_heartbeat": int(_HEARTBEAT * _NANOSECONDS)}
+        request = {
+            "batch": wanted,
+            "max_bytes": _MOST_BYTES,
+            "expires": int(_EXPIRES * _NANOSECONDS),
+            "idle_heartbeat": int(_HEARTBEAT * _NANOSECONDS),
+        }
         with contextlib.suppress(nats.errors.Error, OSError):  # is_silent finds out and asks again
             await self._nc.send([frame(self._subject, msgspec.json.encode(request), self._inbox)])
 

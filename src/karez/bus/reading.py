@@ -18,8 +18,10 @@ _TIMEOUT = 10.0
 _ADDED = ("Nats-Stream", "Nats-Subject", "Nats-Sequence", "Nats-Time-Stamp", "Nats-Num-Pending", "Nats-Last-Sequence")
 
 
-async def read_batch(nc: LeanClient, place: str, stream: str, first_seq: int, number: int) -> list[Message]:
-    """The next messages of a stream from this place on, at most `number`; none if a server that may lag behind knows of none.
+async def read_batch(nc: LeanClient, place: str, stream: str, wanted: tuple[int, int, str]) -> list[Message]:
+    """The next messages of a stream; none if a server that may lag behind knows of none.
+
+    `wanted` is from which place on, at most how many, and of which subjects.
 
     Raises `BusUnreachable` if they do not all come.
     """
@@ -38,7 +40,8 @@ async def read_batch(nc: LeanClient, place: str, stream: str, first_seq: int, nu
         heard.set()
 
     inbox = nc.new_inbox()
-    request = msgspec.json.encode({"seq": first_seq, "batch": number, "max_bytes": _MOST_BYTES})
+    first_seq, number, subject = wanted
+    request = msgspec.json.encode({"seq": first_seq, "batch": number, "max_bytes": _MOST_BYTES, "next_by_subj": subject})
     subscription = await nc.subscribe_directly(inbox, receive)
     try:
         await nc.send([frame(f"$JS.API.DIRECT.GET.{stream}", request, inbox)])

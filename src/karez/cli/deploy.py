@@ -42,6 +42,9 @@ def run(options: DeployOptions) -> int:
     loaded = load_files(options)
     complain(*loaded.pipeline.problems)
     options = _with_settings(options, loaded.pipeline.settings)
+    if options.delivery == "at_most_once" and (windows := [*loaded.pipeline.windows()]):
+        reason = f"the dispatcher of windows `{windows[0].name}` needs a bus that stores"
+        raise ConfigError([Problem(None, "--delivery", reason, "leave out `--delivery at_most_once`")])
     say(options, f"Configurations: {_configurations(options)}.")
     if options.api:
         api.require()  # before the event loop runs, which it would block

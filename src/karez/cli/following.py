@@ -59,7 +59,7 @@ async def follow(store: Requests, asked: Sequence[Request]) -> AsyncIterator[tup
     last: list[Standings] = []
     while True:
         with suppress(BusError):  # they go on; whoever follows them waits for the bus
-            found = [await store.find(request.id, request.dispatcher) for request in asked]
+            found = [await store.find(request.id) for request in asked]
             known = [one for one in found if one is not None]
             if known != last:
                 last, changed = known, time.monotonic()

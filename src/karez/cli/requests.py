@@ -43,7 +43,7 @@ async def ask(store: Requests, request: Request, *parts: object) -> tuple[Standi
     """Ask, unless the same was asked and has not ended: then that is meant. Whether it is new; what is the same follows from the parts."""
     for number in count():
         one = replace(request, id=request_id(request.by, request.dispatcher, *parts, number))
-        found = await store.find(one.id, one.dispatcher)
+        found = await store.find(one.id)
         if found is None:
             return await store.ask(one)
         if found.state not in ENDED:

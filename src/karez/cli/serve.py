@@ -11,7 +11,7 @@ from karez.bus import Bus
 from karez.bus.profile import Profile
 from karez.cli import complain, log
 from karez.cli.api import api, require
-from karez.cli.deploy import ending, on_bus, say
+from karez.cli.deploy import ending, make_ready, on_bus, say
 from karez.cli.options import DeployOptions
 from karez.cli.reloading import load_files
 from karez.cli.signals import Signals
@@ -32,6 +32,7 @@ class ServeOptions:
 def run(options: ServeOptions) -> int:
     """Serve; returns the exit code. Raises `ConfigError` before anything is connected."""
     log.setup(options.deploy.logging_level)
+    make_ready()
     loaded = load_files(options.deploy)
     complain(*loaded.pipeline.problems)
     require()

@@ -19,7 +19,7 @@ from karez.errors import BusError
 from karez.options import RateLimit, parse_rate_limit, suggest
 from karez.pipeline import Node, Pipeline
 from karez.records import as_json, derived_id
-from karez.requests import ENDED, SAME_FOR, Request, Requests, Span, Standings, Wanted
+from karez.requests import ENDED, Request, Requests, Span, Standings, Wanted
 from karez.roles import PullConnector
 from karez.service.door import Caller
 from karez.service.errors import Refused, away
@@ -65,11 +65,10 @@ class Desk:
         request = self._request(asking, caller)
         id = _id("key", caller.id, key) if key else "q" + secrets.token_hex(10)
         async with self._gate:
-            everything = await self._stored(self._requests.all()) if key else []
-            base = next((one for one in everything if _is_of(one.request, id) and time.time() - one.request.at < SAME_FOR), None)
+            base = await self._stored(self._requests.latest(id)) if key else None
             if base is not None:
                 return _same(base, request), False
-            return await self._keep(request, id, everything if key else None)
+            return await self._keep(request, id)
 
     async def ask_once(self, asking: Asking, caller: Caller, key: str | None) -> tuple[Standings, bool]:
         """Ask, as somebody does who has no idempotency key: what is asked for again before it has ended is the same request."""
@@ -77,18 +76,16 @@ class Desk:
             return await self.ask(asking, caller, key)
         request = self._request(asking, caller)
         async with self._gate:
-            everything = await self._stored(self._requests.all())
-            alike = [one for one in everything if one.request.digest == request.digest and one.request.by == request.by]
-            for one in alike:
-                if one.state not in ENDED:
-                    return one, False
             # derived, so that another process of the API that is asked the same at this moment makes the same request of it
-            return await self._keep(request, _id("body", request.by, request.digest, *(one.request.id for one in alike)), everything)
+            number, id = 0, _id("body", request.by, request.digest)
+            while (found := await self._stored(self._requests.find(f"{id}n{number}"))) is not None:
+                if found.state not in ENDED:
+                    return found, False
+                number += 1
+            return await self._keep(request, f"{id}n{number}")
 
-    async def _keep(self, request: Request, id: str, everything: list[Standings] | None) -> tuple[Standings, bool]:
-        if everything is None:
-            everything = await self._stored(self._requests.all())
-        open_ = sum(one.state not in ENDED for one in everything)
+    async def _keep(self, request: Request, id: str) -> tuple[Standings, bool]:
+        open_ = sum(one.state not in ENDED for one in await self._stored(self._requests.open()))
         if open_ >= self._settings.most_queued:
             raise Refused(429, f"{open_} requests have not ended yet, and there may be {self._settings.most_queued}", retry_after=_RETRY)
         wanted = msgspec.structs.replace(request, id=id)
@@ -146,11 +143,7 @@ class Desk:
 
     async def find(self, id: str) -> Standings:
         """The request of this id."""
-        for name in self._pipeline().dispatchers:
-            found = await self._stored(self._requests.find(id, name))
-            if found is not None:
-                return found
-        found = await self._stored(self._requests.find(id))
+        found: Standings | None = await self._stored(self._requests.find(id))
         if found is None:
             raise Refused(404, "there is no such request; they are kept for 30 days")
         return found
@@ -209,10 +202,6 @@ def default_dispatcher(pipeline: Pipeline, named: str | None) -> str | None:
 
 def _id(*parts: object) -> str:
     return "q" + derived_id(*parts)[:20]
-
-
-def _is_of(request: Request, id: str) -> bool:
-    return request.id == id or request.id.startswith(f"{id}x")
 
 
 def _same(found: Standings, request: Request) -> Standings:

@@ -87,6 +87,10 @@ def _obstacles(pipeline: Pipeline, wanted: Wanted) -> list[Problem]:
         found.append(Problem(None, "aggregators", "there is none, so nothing can arrive"))
     if not pipeline.dispatchers and not any(isinstance(node.role, ListenConnector) for node in pipeline.connectors.values()):
         found.append(Problem(None, "dispatchers", "there is none, and no connector that listens, so nothing is collected"))
+    for node in pipeline.windows():
+        place, path = (node.entry.place, node.entry.path) if node.entry is not None else (None, node.name)
+        reason = f"dispatcher `{node.name}` reads windows, and only rounds can be verified like this"
+        found.append(Problem(place, path, reason, "verify a copy of the configuration without it"))
     for node in pipeline.connectors.values():
         if wanted.real_sources and isinstance(node.role, ListenConnector) and node.entry is not None:
             reason = f"connector `{node.name}` listens: what it should hear nobody knows"

@@ -23,12 +23,12 @@ from karez.crashpoints import passing
 from karez.errors import BusError, BusRefused, NotConnected
 from karez.ledger import Ledger
 from karez.pipeline import Node
-from karez.records import DEADLINE
+from karez.records import DEADLINE, derived_id
 from karez.results import DeadLetters, Result
 from karez.roles import RESERVED_CATEGORIES
 from karez.state import store
 from karez.workers.letters import IDS, ONLY, RESERVE, bury, one_line
-from karez.workers.outgoing import Outgoing, Parts, made_of
+from karez.workers.outgoing import Outgoing, Parts, made_of, written
 
 __all__ = ["IDS", "ONLY", "Counts", "Shared", "Worker"]
 
@@ -266,9 +266,12 @@ class Worker(ABC):
                 result.dead.append(DeadLetters(self.node.kind, emission.source, "category", reason, emission.records))
             else:
                 messages += made_of(emission, origin, result, (self.node.kind, deadline, most, size))
+        where = origin if result.window is None else derived_id(origin, written(result.window), result.place)
         for index, dead in enumerate(result.dead):
             dead.message = message
-            await self.dead_letter(dead, f"{origin}:{index}")
+            # of a window there may be others at the same place the next time
+            what = f":{derived_id(*map(repr, dead.records))}" if result.window is not None else ""
+            await self.dead_letter(dead, f"{where}:{index}{what}")
         if known_parts is not None:
             messages = known_parts.new(messages)
         under_way = [await self.bus.begin(one.subject, one.body, one.id, one.headers) for one in messages]

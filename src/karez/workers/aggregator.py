@@ -14,7 +14,7 @@ from karez.crashpoints import passing
 from karez.ending import end
 from karez.errors import BusError, NotConnected
 from karez.pipeline import Node
-from karez.records import CONTENT_TYPE, TEXT, WINDOW, Record, Records, decode_each, from_json
+from karez.records import CONTENT_TYPE, ORIGIN, TEXT, WINDOW, Record, Records, decode_each, derived_id, from_json
 from karez.results import DeadLetters
 from karez.workers import IDS, ONLY, Shared, Worker
 from karez.workers.crashes import Crashes, is_suspect, verdict
@@ -51,7 +51,7 @@ class AggregatorWorker(Worker):
         self._rejected_in_a_row = 0
         self._broken: list[tuple[Message, list[str]]] = []
         self._buried: set[int] = set()
-        self._in_hand: list[Message] = []
+        self._in_hand: tuple[Records, list[tuple[Message, int]]] = (Records(), [])
 
     @property
     def progress(self) -> int:
@@ -141,7 +141,8 @@ class AggregatorWorker(Worker):
 
     async def _deliver(self, batch: tuple[Records, list[tuple[Message, int]]]) -> None:
         records, taken = batch
-        messages = self._in_hand = [message for message, _ in taken]
+        messages = [message for message, _ in taken]
+        self._in_hand = batch
         passing("aggregator", "taken")
         beat = asyncio.create_task(self._beat(messages))
         try:
@@ -280,10 +281,13 @@ class AggregatorWorker(Worker):
         return DeadLetters("aggregator", self.node.name, reason, error, records, ids, self.node.config.category)
 
     async def _bury(self, dead: list[DeadLetters], again: str) -> int:
+        records, taken = self._in_hand
+        owners = dict(zip(records.ids, (message for message, count in taken for _ in range(count)), strict=False)) if dead else {}
         for letters in dead:
             letters.category = self.node.config.category
-            for part in by_message(letters, self._in_hand):
-                await self.dead_letter(part, ",".join([again, *part.ids[:3]] if again else part.ids[:3]))
+            for part in by_message(letters, owners, taken[0][0]):
+                named = [*part.ids[:3], *([derived_id(*part.ids)] if len(part.ids) > 3 else [])]
+                await self.dead_letter(part, ",".join([again, *named] if again else named))
         return sum(len(letters.records) for letters in dead)
 
     def snapshot(self) -> dict[str, Any]:
@@ -291,8 +295,8 @@ class AggregatorWorker(Worker):
 
 
 def _origin(message: Message) -> str:
-    """What the ids of its records are made of: its own id, or, as a window may be cut otherwise the next time, who sent them."""
-    return f"={message.subject}" if WINDOW in message.headers else message.id
+    """What the ids of its records are made of: its own id, or, as a window may be cut otherwise the next time, what they are known by."""
+    return f"={message.subject}/{message.headers.get(ORIGIN, '')}" if WINDOW in message.headers else message.id
 
 
 def _ids(message: Message, count: int) -> list[str] | None:

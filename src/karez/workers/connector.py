@@ -258,7 +258,7 @@ class ConnectorWorker(Worker):
         except NotConnected as error:
             raise GivenUp(str(error)) from error
         if task.window is not None:
-            return await read_window(self, task, max(until - time.monotonic(), 0.05))
+            return await read_window(self, task, float(self.node.config.task_timeout or _MAX_TIMEOUT))
         return await step.fetch(self.node, task, self._deadlines.at(until))
 
     async def _isolate(self, task: Task, until: float, error: Exception, culprits: list[int]) -> Result:

@@ -13,7 +13,7 @@ from karez.crashpoints import passing
 from karez.ending import end
 from karez.errors import NotConnected
 from karez.pipeline import Node
-from karez.records import CATEGORY, CONTENT_TYPE, DEFAULT_CATEGORY, TEXT, Record, decode_each, window_of
+from karez.records import CATEGORY, CONTENT_TYPE, DEFAULT_CATEGORY, ORIGIN, TEXT, Record, decode_each, window_of
 from karez.results import DeadLetters, Result
 from karez.workers import Shared, Worker
 from karez.workers.crashes import Crashes, is_suspect, verdict
@@ -99,7 +99,7 @@ class ConverterWorker(Worker):
                 return False
 
     async def _convert(self, message: Message) -> Result:
-        result = Result(window=window_of(message.headers))
+        result = Result(window=window_of(message.headers), origin=message.headers.get(ORIGIN, ""))
         default = message.headers.get(CATEGORY, DEFAULT_CATEGORY)
         records, broken = decode_each(message.body, message.headers.get(CONTENT_TYPE) == TEXT)
         if broken:
@@ -111,7 +111,7 @@ class ConverterWorker(Worker):
             return result
 
         async def work(part: slice) -> None:
-            made = Result(window=result.window)
+            made = Result(window=result.window, origin=result.origin)
             await self._through(records[part], default, made)
             result.join(made)
 

@@ -15,8 +15,10 @@ from karez.workers import Worker
 
 
 def is_ranged(connector: Node) -> bool:
-    """Whether a connector can read windows."""
-    return getattr(type(connector.role), "fetch_range", None) not in (None, PullConnector.fetch_range)
+    """Whether a connector can read windows, and those to which it hands its records as entities."""
+    further = [target for target in connector.targets if target is not None and target.kind == "connector"]
+    own = getattr(type(connector.role), "fetch_range", None) not in (None, PullConnector.fetch_range)
+    return (own or bool(further)) and all(map(is_ranged, further))
 
 
 class Expectations:
@@ -52,7 +54,7 @@ class Expectations:
         """Keep what the batches hold; where a plugin makes other batches of each mixture, nobody could say it later."""
         node = self._worker.node
         if to_mix is None:
-            name, roster = fingerprint(body for body, _ in tasks), Roster([batch for _, batch in tasks])
+            name, roster = fingerprint(as_json(batch) for _, batch in tasks), Roster([batch for _, batch in tasks])
         else:
             size, its_class = node.config.batch_size, cast("type[Dispatcher[Any]]", type(node.role))
             if its_class.batches is not Dispatcher.batches or len(tasks) != -(-len(to_mix) // size):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import blake2b
 
@@ -35,13 +35,11 @@ async def bury(bus: Bus, dead: DeadLetters, origin: str) -> None:
     await _bury(bus, dead, (0, len(dead.records)), origin)
 
 
-def by_message(dead: DeadLetters, messages: Iterable[Message]) -> list[DeadLetters]:
-    """The same, apart for each of the messages that the records came in, which their ids tell."""
-    sources = {message.id: message for message in messages}
-    first = next(iter(sources.values()))
+def by_message(dead: DeadLetters, owners: Mapping[str, Message], first: Message) -> list[DeadLetters]:
+    """The same, apart for each of the messages that the records came in, by their ids; what nobody owns is of the first one."""
     parts: dict[int, DeadLetters] = {}
     for record, id in zip(dead.records, dead.ids, strict=True):
-        message = sources.get(id.rpartition("/")[0], first)
+        message = owners.get(id, first)
         part = parts.setdefault(message.seq, replace(dead, records=[], ids=[], message=message))
         part.records.append(record)
         part.ids.append(id)

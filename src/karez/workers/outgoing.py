@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -16,6 +16,7 @@ from karez.records import (
     CATEGORY,
     CONTENT_TYPE,
     DEADLINE,
+    ORIGIN,
     TEXT,
     WINDOW,
     Record,
@@ -56,10 +57,11 @@ def made_of(emission: Emission, origin: str, result: Result, setting: Setting) -
     kind, deadline, most, _ = setting
     records, way = emission.records, f"{emission.branch}:{emission.name}"
     if emission.kind == "connector":
-        return _tasks(emission, f"{origin}/{way}", {DEADLINE: deadline} if deadline else None, result, setting)
+        return _tasks(emission, f"{result.task or origin}/{way}", {DEADLINE: deadline} if deadline else None, result, setting)
     category = emission.name if emission.kind == "category" else ""
     subject = category_subject(category, emission.source) if category else converter_subject(emission.name)
     window = written(result.window) if result.window is not None else ""
+    seen: Counter[str] = Counter()
     messages: list[Outgoing] = []
     bodies = [(0, 1, emission.lines)] if emission.lines and len(emission.lines[0]) <= most else _split(records, most)
     for part, of, (body, is_text) in bodies:
@@ -70,8 +72,10 @@ def made_of(emission: Emission, origin: str, result: Result, setting: Setting) -
         if not category:
             headers[CATEGORY] = emission.category
         if window:
-            headers[WINDOW] = window
-            id = derived_id(origin, way, window, result.place, blake2b(body, digest_size=16).hexdigest())
+            headers[WINDOW], headers[ORIGIN] = window, result.origin
+            digest = blake2b(body, digest_size=16).hexdigest()
+            seen[digest] += 1
+            id = derived_id(origin, way, window, result.place, digest, seen[digest])
         else:
             id = derived_id(origin, f"{way}:{part}/{of}@{len(records)}" if of > 1 else way)
         count = len(records) if of == 1 else body.count(b"\n") + 1
@@ -94,7 +98,9 @@ def _tasks(emission: Emission, origin: str, headers: dict[str, str] | None, resu
         start, stop = spans.popleft()
         body = encode_task(Task(emission.records[start:stop], result.window))
         if len(body) <= most:
-            messages.append(Outgoing(task_subject(emission.name), body, f"{origin}.{start}", headers, "", stop - start))
+            # each part of a window begins at 0 again
+            part = f".{derived_id(body.decode())[:8]}" if result.window is not None else ""
+            messages.append(Outgoing(task_subject(emission.name), body, f"{origin}.{start}{part}", headers, "", stop - start))
         elif stop - start > 1:
             spans.extendleft([((start + stop) // 2, stop), (start, (start + stop) // 2)])
         else:
@@ -124,23 +130,33 @@ _decode = msgspec.json.Decoder(list[str]).decode
 
 
 class Parts:
-    """What of a window was stored when it was read the last time, so that only what changed is sent when it is read once more."""
+    """What of a window was stored when it was read the last time, so that only what changed is sent when it is read once more.
 
-    def __init__(self, bus: Bus, task: str) -> None:
+    `window` is the same each time, `reading` tells this one from others.
+    """
+
+    def __init__(self, bus: Bus, window: str, reading: str) -> None:
         self._bus = bus
-        self._key = f"parts.{derived_id(task)}"
+        self._key = f"parts.{derived_id(window)}"
+        self._reading = reading
+        self._is_known = False
         self._known: set[str] = set()
         self._seen: list[str] = []
 
     async def load(self) -> None:
         """Learn what is known."""
         value = await self._bus.get(PARTS, self._key)
+        self._is_known = value is not None
         self._known = set(_decode(value.data)) if value else set()
 
     def new(self, messages: Sequence[Outgoing]) -> list[Outgoing]:
         """Those of the messages that were not stored before."""
         self._seen += [one.id for one in messages]
-        return [one for one in messages if one.id not in self._known]
+        found = [one for one in messages if one.id not in self._known]
+        if self._is_known:  # a value that is again what it was before the last reading is news to all but the bus
+            for one in found:
+                one.id = derived_id(one.id, self._reading)
+        return found
 
     async def save(self) -> None:
         """Remember all of this reading; of a window with too many parts nothing is, and all of it is sent again."""

@@ -11,9 +11,9 @@ from karez.bus import Message
 from karez.crashpoints import passing
 from karez.ending import end
 from karez.errors import BusError
-from karez.records import AGAIN, Task
+from karez.records import AGAIN, Task, as_json, derived_id
 from karez.results import Result
-from karez.state import without_attempt
+from karez.state import origin_of, without_attempt
 from karez.workers import Worker
 from karez.workers.outgoing import Parts
 
@@ -27,16 +27,21 @@ async def read_window(worker: Worker, task: Task, seconds: float) -> Result:
     Raises what `step.parts` does; what was stored by then is recognised when it is read again.
     """
     message: Message = task.origin
-    known = await _known(worker, message)
+    # a task may be read in several goes, for its devices or its suspects: what is equal in two of them is two
+    asked = derived_id(as_json(task.entities).decode())[:8]
+    origin = f"{without_attempt(message.id)}@{asked}"
+    known_by = "" if getattr(worker.node.role, "records_are_unique", False) else f"{origin_of(message.id)}@{asked}"
+    known = await _known(worker, message, origin)
     total = Result(window=task.window)
     storing: deque[asyncio.Task[None]] = deque()
     try:
         async with contextlib.aclosing(step.parts(worker.node, task, seconds)) as parts:
             async for result in parts:
+                result.task, result.origin = message.id, known_by
                 _add(total, result)
                 while len(storing) >= _AHEAD:
                     await storing.popleft()
-                storing.append(asyncio.create_task(worker.keep(result, without_attempt(message.id), message, known)))
+                storing.append(asyncio.create_task(worker.keep(result, origin, message, known)))
                 passing("connector", "part_read")
         while storing:
             await storing.popleft()
@@ -47,10 +52,10 @@ async def read_window(worker: Worker, task: Task, seconds: float) -> Result:
     return total
 
 
-async def _known(worker: Worker, message: Message) -> Parts | None:
+async def _known(worker: Worker, message: Message, origin: str) -> Parts | None:
     if AGAIN not in message.headers:
         return None
-    known = Parts(worker.bus, without_attempt(message.id))
+    known = Parts(worker.bus, origin, message.id)
     try:
         await known.load()
     except BusError as error:

@@ -24,7 +24,7 @@ class WindowWorker(Worker):
         super().__init__(node, shared)
         self._lease = Lease(self.bus, node.name)
         entities = Entities(self, node.config.connector, discover)
-        self.windows = WindowRunner(self, self._lease, entities, digest, Scheduled(self))
+        self.windows = WindowRunner(self, self._lease, entities, digest, Scheduled(self, digest))
 
     @property
     def state(self) -> str:

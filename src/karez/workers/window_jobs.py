@@ -16,11 +16,13 @@ from typing import Any
 
 from karez import step
 from karez.bookmarks import Bookmark, Mark
+from karez.bus.topology import outcome_subject
 from karez.crashpoints import passing
 from karez.errors import BusError
 from karez.options import parse_rate_limit
+from karez.records import as_json
 from karez.requests import ENDED, MOST_ERRORS, Request, Requests, Standing, Window
-from karez.state import Outcome, passed
+from karez.state import Outcome, Round, passed, store, task_id
 from karez.windows import Span, Windows, joined, piece_ms, pieces
 from karez.workers import Worker
 from karez.workers.letters import one_line
@@ -36,6 +38,7 @@ _TRY_AGAIN = 0.5
 class Piece:
     """A window to be read: for whom, which of its spans, and for the how manieth time.
 
+    `attempt` tells tries apart, of which `tries` are of this process; `is_expected` is whether the ledger says what is expected of it.
     `entities` are all unless some are named; `task` is the id of the task that it makes up for; `since` tells readings of the same window
     apart that were meant to be several.
     """
@@ -43,6 +46,8 @@ class Piece:
     start: int
     end: int
     attempt: int = 0
+    tries: int = 0
+    is_expected: bool = False
     entities: list[Any] | None = None
     task: str = ""
     span: int = 0
@@ -84,10 +89,13 @@ class Job(ABC):
 
     async def ended(self, piece: Piece, verdict: Verdict) -> None:
         """A window was done, or could not be: then it is tried again later, so many times."""
+        if verdict.reason and verdict.is_old:
+            self._again.append(replace(piece, attempt=piece.attempt + 1))
+            return
         if verdict.reason:
             await self._failed(piece, verdict)
-            if piece.attempt < self._retries:
-                self._again.append(replace(piece, attempt=piece.attempt + 1, due=passed() + self._delay))
+            if piece.tries < self._retries:
+                self._again.append(replace(piece, attempt=piece.attempt + 1, tries=piece.tries + 1, due=passed() + self._delay))
                 return
         self.in_hand.remove((piece.start, piece.end))
         await self._over(piece, verdict)
@@ -122,9 +130,11 @@ class Job(ABC):
 class Scheduled(Job):
     """The windows that are due by themselves, from the bookmark on."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, digest: str) -> None:
         super().__init__(worker)
+        self._digest = digest
         self._windows = Windows.of(self.config)
+        self._taken = 0
         self._bookmark = Bookmark(worker.bus, worker.node.name)
         self._look_back: deque[Piece] = deque()
         self._looked_at = 0
@@ -176,19 +186,24 @@ class Scheduled(Job):
 
     async def _leave_out(self, mark: Mark, horizon: int) -> None:
         """Leave out windows that were due while nobody could read them, and say so in the ledger."""
+        worker, begin = self.worker, max(mark.until, self._taken)  # what was begun before the lease was lost is gone on with
         until = horizon
-        if self.config.catch_up == "latest" and (last := self._windows.last(mark.until, horizon, mark.ahead)) is not None:
+        if self.config.catch_up == "latest" and (last := self._windows.last(begin, horizon, mark.ahead)) is not None:
             until = last[0]
-        if until <= mark.until:
+        if until <= begin:
             return
-        worker = self.worker
-        row = Outcome(worker.node.name, mark.until, -1, "skipped", self.config.connector, "catch_up", at=time.time(), until=until)
-        words = self.to_words(Piece(mark.until, until))
-        mark.done(mark.until, until)
-        if await self._bookmark.save(mark):
-            worker.ledger.add(row)
-            worker.counts.skipped += 1
-            worker.log.warning("leaves out %s (`catch_up: %s`, karez gaps list)", words, self.config.catch_up)
+        row = Outcome(worker.node.name, begin, -1, "skipped", self.config.connector, "catch_up", at=time.time(), until=until)
+        await self._record(row, f"{begin}-{until}")
+        mark.done(begin, until)
+        await self._bookmark.save(mark)
+        worker.counts.skipped += 1
+        words = self.to_words(Piece(begin, until))
+        worker.log.warning("leaves out %s (`catch_up: %s`, karez gaps list)", words, self.config.catch_up)
+
+    async def _record(self, row: Outcome | Round, name: str) -> None:
+        """Write a row before the bookmark moves past what it tells of."""
+        dispatcher = self.worker.node.name
+        await store(self.worker.bus, outcome_subject(dispatcher), as_json(row), f"{dispatcher}:{self._digest}:{name}")
 
     def _next(self, now: int) -> Piece | None:
         mark = self.mark
@@ -202,6 +217,7 @@ class Scheduled(Job):
             taken = joined(taken, start, end)
         choose = self._windows.last if self.config.order == "newest_first" else self._windows.first
         if (found := choose(mark.until, horizon, taken)) is not None:
+            self._taken = max(self._taken, found[1])
             return Piece(*found)
         return self._look_back.popleft() if self._look_back else None
 
@@ -218,7 +234,7 @@ class Scheduled(Job):
 
     async def _failed(self, piece: Piece, verdict: Verdict) -> None:
         self.worker.note(f"window {self.to_words(piece)}: {verdict.reason}")
-        if not piece.attempt:
+        if not piece.tries:
             self.worker.log.warning("window %s: %s; tried again in %g s", self.to_words(piece), one_line(verdict.reason), self._delay)
 
     async def _over(self, piece: Piece, verdict: Verdict) -> None:
@@ -230,6 +246,8 @@ class Scheduled(Job):
             )
         if piece.since or mark is None:
             return
+        if verdict.reason and not piece.is_expected:
+            await self._miss(piece, verdict)
         before = mark.until
         mark.done(piece.start, piece.end)
         if not await self.stored(lambda: self._bookmark.save(mark)):
@@ -238,6 +256,16 @@ class Scheduled(Job):
         passing("dispatcher", "bookmarked")
         if mark.until > before:
             await self._tell(mark.until)
+
+    async def _miss(self, piece: Piece, verdict: Verdict) -> None:
+        """Say in the ledger that a window of which no task was ever given is missing."""
+        name, connector, length = self.worker.node.name, self.config.connector, (piece.end - piece.start) / 1000
+        at = time.time()
+        expected = Round(name, piece.start, 1, 1, connector, self._digest, every=length, ranged=True, at=at, until=piece.end)
+        await self._record(expected, f"{piece.start}:round")
+        task = task_id(name, self._digest, piece.start, 0)
+        row = Outcome(name, piece.start, 0, "error", connector, verdict.reason, expected=1, task=task, at=at)
+        await self._record(row, f"{piece.start}:missed")
 
     async def _tell(self, until: int) -> None:
         role: Any = self.worker.node.role
@@ -261,28 +289,45 @@ class Requested(Job):
         super().__init__(worker)
         self.request: Request = request
         self.standing = standing
+        self.kept_at = request.at
+        """When what is asked was last written."""
         self._requests = requests
         self._length = piece_ms(self.config)
         self._spacing = _spacing(request.rate)
         self._next_at = 0.0
         self._left = self._pieces()
-        if not standing.windows:
-            standing.windows = sum(1 if span.task else -(-(span.end - span.start) // self._length) for span in request.spans)
+        # counted anew after a restart: the length of windows may be another one now
+        standing.windows = standing.done + standing.failed + self._count()
 
     @property
     def is_over(self) -> bool:
         """Whether nothing is left to be done for it."""
         return self.standing.state in ENDED
 
+    def _finished(self, place: int) -> list[Span]:
+        return [(start, end) for at, start, end in self.standing.finished if at == place]
+
+    def _count(self) -> int:
+        """How many windows `_pieces` gives, without making them."""
+        total = 0
+        for place, span in enumerate(self.request.spans):
+            length = span.end - span.start if span.task else self._length
+            most = -(-(span.end - span.start) // length)
+            total += most
+            for start, end in self._finished(place):
+                last = most if end >= span.end else (end - span.start) // length
+                total -= max(0, last - -(-(start - span.start) // length))
+        return total
+
     def _pieces(self) -> Iterator[Piece]:
-        finished = {place: [(a, b) for at, a, b in self.standing.finished if at == place] for place in range(len(self.request.spans))}
+        finished = {place: self._finished(place) for place in range(len(self.request.spans))}
         is_backwards = (self.request.order or getattr(self.config, "order", "")) == "newest_first"
         spans = list(enumerate(self.request.spans))
         for place, span in reversed(spans) if is_backwards else spans:
             length = span.end - span.start if span.task else self._length
             for start, end in pieces(span.start, span.end, length, is_backwards):
                 if not any(a <= start and end <= b for a, b in finished[place]):
-                    yield Piece(start, end, 0, span.entities, span.task, place)
+                    yield Piece(start, end, entities=span.entities, task=span.task, span=place)
 
     def take(self, now: int) -> Piece | None:
         return super().take(now) if self.request.wanted == "run" and not self.is_over else None
@@ -319,7 +364,7 @@ class Requested(Job):
         standing = self.standing
         others = self._errors_of_others(piece)
         standing.errors = [*others[1 - MOST_ERRORS :], Window(piece.start, piece.end, one_line(verdict.reason))]
-        if piece.attempt < self._retries:
+        if piece.tries < self._retries:
             standing.retries += 1
             await self._report()
 

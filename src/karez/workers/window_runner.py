@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from karez.bus import DAY
 from karez.bus.topology import requests_subject
 from karez.ending import end
 from karez.errors import BusError, NotConnected
@@ -69,8 +70,10 @@ class WindowRunner:
                     await self._let_go()
                     await worker.pause(0.05)
                     continue
-                if self._failure is not None:
-                    raise self._failure
+                failure, self._failure = self._failure, None
+                if failure is not None:
+                    await self._let_go()
+                    raise failure
                 try:
                     await self._look()
                     self._begin()
@@ -110,9 +113,11 @@ class WindowRunner:
         if not self._is_told and time.monotonic() - self._looked < _LOOK_EVERY:
             return
         self._is_told, self._looked = False, time.monotonic()
-        found = {one.request.id: one for one in await self._requests.all(self._worker.node.name)}
-        for id in [id for id, job in self.requested.items() if job.is_over or id not in found]:
+        found = {one.request.id: one for one in await self._requests.open(self._worker.node.name)}
+        over = [id for id, job in self.requested.items() if job.is_over or id not in found]
+        for id in over:
             del self.requested[id]
+            found.pop(id, None)  # it may have ended while the list was on its way
         for id, one in found.items():
             if id in self.requested:
                 self.requested[id].request = one.request
@@ -121,6 +126,9 @@ class WindowRunner:
         self._turns = deque(id for id in [*self._turns, *(id for id in self.requested if id not in self._turns)] if id in self.requested)
         for job in self.requested.values():
             await job.begin()
+            if time.time() - job.kept_at > DAY:
+                job.kept_at = time.time()
+                await self._requests.keep(job.request)
 
     async def _accept(self, one: Standings) -> None:
         try:
@@ -197,8 +205,9 @@ class WindowRunner:
         if too_large:
             raise ValueError("; ".join(too_large[:3]))
         tasks = [WindowTask(self._id(job, piece, batch), body, entities) for batch, (body, entities) in enumerate(found)]
-        if job is not self.scheduled or piece.since or piece.attempt:
+        if job is not self.scheduled or piece.since or piece.is_expected:
             return tasks, None
+        piece.is_expected = True
         expected = await self._expectations.of(piece.start, None, found)
         length = (piece.end - piece.start) / 1000
         return tasks, msgspec.structs.replace(expected, every=length, cron="", zone="", until=piece.end)
@@ -210,7 +219,8 @@ class WindowRunner:
             first = 0 if piece.entities is None else _PARTIAL
             origin = task_id(self._worker.node.name, self._digest, piece.start, first + batch)
         if job.request is not None:
-            return repair_id(origin, f"{job.request.id}-{piece.attempt}", piece.end)
+            part = f"s{piece.span}" if piece.span and not piece.task else f"b{batch}" if piece.task and batch else ""
+            return repair_id(origin, f"{job.request.id}{part}-{piece.attempt}", piece.end)
         if piece.since:
             return repair_id(origin, f"{piece.since}b{piece.attempt}", piece.end)
         return repair_id(origin, piece.attempt, piece.end) if piece.attempt else origin

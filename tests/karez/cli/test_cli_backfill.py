@@ -329,6 +329,8 @@ from karez import ConnectorConfig, Failed, PullConnector
 
 
 class Connector(PullConnector[ConnectorConfig]):
+    records_are_unique = True
+
     def fetch(self, entities):
         return [Failed(entity, "no answer") for entity in entities]
 

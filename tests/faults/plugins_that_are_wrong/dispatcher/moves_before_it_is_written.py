@@ -6,8 +6,8 @@ from karez.workers.window_tasks import WindowTasks
 __all__ = ["Config", "Dispatcher"]
 
 
-async def _at_once(self, categories):
-    return None
+async def _at_once(self, *given):
+    return ""
 
 
 WindowTasks.written = _at_once

@@ -67,6 +67,7 @@ class Config(ConnectorConfig):
 
 
 class Connector(PullConnector[Config]):
+    records_are_unique = True
     _module: ModuleType | None = None
 
     def open(self) -> None:

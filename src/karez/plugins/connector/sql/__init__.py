@@ -162,6 +162,12 @@ class Connector(PullConnector[Config]):
         except Exception as error:
             raise NotConnected(str(error)) from error
 
+    @property
+    def records_are_unique(self) -> bool:
+        """A row that holds its time is: equal rows of one time come in one part, and are counted."""
+        columns = self.config.columns.values() if isinstance(self.config.columns, dict) else self.config.columns
+        return not columns or self.config.cursor in columns or self.config.time_column in columns
+
     def device_of(self, entity: Entity) -> str:
         """The database, without user and password."""
         url = reading_url(self.config.url.get_secret_value())
