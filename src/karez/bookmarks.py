@@ -17,12 +17,15 @@ from karez.windows import Span, joined
 class Mark(msgspec.Struct, omit_defaults=True):
     """Everything from `first` to before `until` is done, and the spans `ahead` of it, in ms since the epoch (UTC).
 
-    Done is what every aggregator has written, and what was given up and is a gap.
+    Done is what every aggregator has written, and what was given up and is a gap. Of the latter, what was given up because the source was
+    away is `lost`, tried `tried` times: it is read when the source is back.
     """
 
     first: int
     until: int
     ahead: list[Span] = []
+    lost: list[Span] = []
+    tried: int = 0
     at: float = 0.0
 
     def done(self, start: int, end: int) -> None:

@@ -150,7 +150,7 @@ class PullConnector(Connector[N]):
 
     @property
     def records_are_unique(self) -> bool:
-        """Whether each record of `fetch_range` holds what it is of and when, so that it is the same one whenever and by whomever it is read.
+        """Whether each record of `fetch_range` holds what it is of and when: then it is the same one whenever and by whomever it is read.
 
         Else two equal records of different windows, or of different entities, are two: no sink that writes by id takes them for one.
         """

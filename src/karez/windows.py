@@ -110,3 +110,11 @@ def joined(spans: Iterable[Span], start: int, end: int) -> list[Span]:
         else:
             found.append((first, last))
     return found
+
+
+def without(spans: Iterable[Span], start: int, end: int) -> list[Span]:
+    """What is left of these spans when one is taken out."""
+    found: list[Span] = []
+    for first, last in spans:
+        found += [(a, b) for a, b in ((first, min(last, start)), (max(first, end), last)) if a < b]
+    return found

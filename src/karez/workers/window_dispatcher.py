@@ -13,8 +13,8 @@ from karez.pipeline import Node
 from karez.state import LEASE_TTL, Lease
 from karez.workers import Shared, Worker
 from karez.workers.entities import Discover, Entities
-from karez.workers.window_jobs import Scheduled
 from karez.workers.window_runner import WindowRunner
+from karez.workers.window_schedule import Scheduled
 
 
 class WindowWorker(Worker):

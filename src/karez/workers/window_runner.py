@@ -28,7 +28,9 @@ from karez.workers import Worker
 from karez.workers.entities import Entities, encoded
 from karez.workers.expectations import Expectations
 from karez.workers.letters import one_line
-from karez.workers.window_jobs import Job, Piece, Requested, Scheduled
+from karez.workers.window_jobs import Job, Piece
+from karez.workers.window_request import Requested
+from karez.workers.window_schedule import Scheduled
 from karez.workers.window_tasks import Verdict, WindowTask, WindowTasks
 
 _LOOK_EVERY = 5.0

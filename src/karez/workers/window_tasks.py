@@ -42,12 +42,13 @@ class WindowTask:
 class Verdict:
     """What became of a window: how many records it had, and why it is not done, empty if it is.
 
-    `is_old`: it was tried before this process did anything, so that was no try of now.
+    `is_old`: it was tried before this process did anything, so that was no try of now. `is_away`: the source did not answer.
     """
 
     records: int
     reason: str = ""
     is_old: bool = False
+    is_away: bool = False
 
 
 class WindowTasks:
@@ -102,7 +103,7 @@ class WindowTasks:
         records = sum(row.records for row in rows)
         bad = next((row for row in rows if row.state != "ok"), None)
         if bad is not None:
-            return Verdict(records, _why(bad), any(row.state != "ok" for row in old))
+            return Verdict(records, _why(bad), any(row.state != "ok" for row in old), bad.reason.startswith("unreachable"))
         if reason := await self.written({category for row in rows for category in row.categories}, (set(futures), ledger)):
             return Verdict(records, reason)
         passing("dispatcher", "written")

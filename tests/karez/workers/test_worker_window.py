@@ -461,3 +461,30 @@ async def test_the_rate_of_a_request_is_kept_by_the_clock_of_its_windows(bus: Bu
         bad = await ask(bus, T0, T0 + 5000, rate="often")
         refused = await settled(Requests(bus), bad, "failed")
     assert "often" in refused.standing.errors[0].reason
+
+
+async def test_what_was_given_up_while_the_source_was_away_is_read_when_it_is_back(bus: Bus, pipeline: Build) -> None:
+    yaml = YAML.format(options=", interval: 1s, start_from: 4s, retries: 1, retry_delay: 10ms, max_parallel: 1")
+    files = {**FILES, "connector/history.py": HISTORY}
+    found = pipeline(yaml.replace("concurrency: 4", "concurrency: 4, task_timeout: 200ms"), files)
+    history, sink = role(found, "connector", "history"), role(found, "aggregator", "sink")
+    away = True
+
+    async def script(start, end):
+        if away:
+            raise NotConnected("the database is away")
+
+    history.script = script
+    async with running(found, bus) as deployment:
+        await until(lambda: worker(deployment, "dispatcher", "win").counts.failed >= 2)
+        mark = await bookmark(bus)
+        assert mark is not None
+        assert mark.lost == [[mark.first, mark.until]]
+        away = False
+        await until(lambda: bool(sink.records) and min(times(sink)) < mark.first + 1000)
+        async with asyncio.timeout(60):
+            while (now := await bookmark(bus)) is None or now.lost:
+                await asyncio.sleep(0.01)
+    at = times(sink)
+    assert at == list(range(at[0], at[-1] + 100, 100))
+    assert -(-mark.first // 100) * 100 == at[0]
