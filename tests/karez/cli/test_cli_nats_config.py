@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,19 @@ from karez.bus.client import LeanClient
 from karez.bus.connecting import connect
 from karez.bus.embedded import find_server
 from karez.bus.nats import NatsBus
-from karez.bus.topology import connector_durable
+from karez.bus.topology import STATE, connector_durable
 from karez.cli.nats_config import NatsConfigOptions
 from karez.cli.nats_config import run as write
 from karez.cli.view import ask_fleet
 from karez.config import load
 from karez.errors import BusError, BusRefused
+from karez.keys import Keys
 from karez.needs import needs
 from karez.permissions import BUCKETS
 from karez.pipeline import Pipeline
+from karez.records import from_json
 from karez.registry import Registry
+from karez.requests import Request, Requests, Span
 from karez.runtime import deploy
 from karez.state import prepare
 from karez.workers.crashes import Crashes
@@ -70,6 +74,9 @@ class Connector(PullConnector[ConnectorConfig]):
 
     def fetch(self, entities):
         return [{"name": entity} for entity in entities]
+
+    def fetch_range(self, entities, start, end):
+        return [{"name": f"{start:%Y-%m-%d}"}, {"name": "bad"}, {"name": "worse"}]
 ''',
     "converter/sieve.py": '''\
 """Rejects what is bad."""
@@ -107,12 +114,12 @@ class Aggregator(karez.Aggregator[Config]):
 class Secured:
     """A pipeline, the configuration that was written for it, and a server that runs with it."""
 
-    def __init__(self, folder: Path, tls: bool, more: str = "") -> None:
+    def __init__(self, folder: Path, tls: bool, more: str = "", yaml: str = PIPELINE) -> None:
         self.folder = folder
         self.out = folder / "out.txt"
         self.tls = tls
         self.address = ""
-        (folder / "k.yaml").write_text(PIPELINE.replace("PATH", str(self.out)))
+        (folder / "k.yaml").write_text(yaml.replace("PATH", str(self.out)))
         for name, source in FILES.items():
             (folder / "plugins" / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / "plugins" / name).write_text(source)
@@ -197,6 +204,34 @@ async def test_every_role_works_with_the_rights_that_were_written_for_it(tmp_pat
             async with asyncio.timeout(40):
                 while (await admin.backlog(connector_durable("source"))).unacked > 4:
                     await asyncio.sleep(0.05)
+        assert secured.violations == []
+
+
+async def test_windows_and_requests_need_no_more_than_the_rights_that_were_written(tmp_path: Path) -> None:
+    window = "{type: window, name: all, connector: source, interval: 1s, start_from: 5s, lookback: 2s}"
+    yaml = PIPELINE.replace("{type: discover, name: all, connector: source, interval: 0.2, batch_size: 2}", window)
+    start = round(datetime(2020, 2, 3, tzinfo=UTC).timestamp() * 1000)
+    async with Secured(tmp_path, tls=False, yaml=yaml).running() as secured:
+        await init(secured)
+        async with AsyncExitStack() as stack:
+            for kind, user in reversed(ROLES.items()):
+                bus = await stack.enter_async_context(secured.bus(user))
+                await stack.enter_async_context(deploy(secured.pipeline(), bus, {kind}))
+            api = await stack.enter_async_context(secured.bus("api"))
+            requests = Requests(api)
+            await requests.ask(Request("q1", "all", [Span(start, start + 1000)]))
+            async with asyncio.timeout(40):
+                while (found := await requests.find("q1")) is None or found.state != "done":
+                    await asyncio.sleep(0.05)
+            assert found.standing.records == 3
+            await until(lambda: "2020-02-03" in secured.written() and len(secured.written()) > 1, 40)
+            assert [one.request.id for one in await requests.all()] == ["q1"]
+            await Keys(api).prepare()
+            async with secured.bus("admin") as admin:
+                await admin.declare_bucket(STATE)
+                async with asyncio.timeout(40):
+                    while (mark := await admin.get(STATE, "bookmark.all")) is None or from_json(mark.data)["until"] < start:
+                        await asyncio.sleep(0.05)
         assert secured.violations == []
 
 
@@ -310,7 +345,7 @@ def test_secrets_are_for_their_owner_alone_and_stay(tmp_path: Path, run: Any) ->
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o600}
     seeds = {file.name: file.read_text() for file in folder.glob("*.nk")}
-    assert set(seeds) == {"admin.nk", "deployment.nk", *(f"{role}.nk" for role in ROLES.values())}
+    assert set(seeds) == {"admin.nk", "api.nk", "deployment.nk", *(f"{role}.nk" for role in ROLES.values())}
     conf = (folder / "nats.conf").read_text()
     done = run(
         f"karez nats-config -c {secured.folder}/k.yaml -p {secured.folder}/plugins -o {folder} --group near=connector,converter.sieve"

@@ -274,16 +274,16 @@ async def test_a_window_that_was_under_way_when_the_lease_was_lost_is_not_left_o
     told.script = script
     async with deploy(found, bus) as deployment:
         await until(lambda: bool(told.asked))
-        under_way = told.asked[0][0]
+        under_way, before = told.asked[0][0], len(await skipped(bus))  # some are left out when it begins
         dispatcher = worker(deployment, "dispatcher", "win")
         await bus.put(LEASES, "dispatcher.win", b'{"host":"elsewhere","pid":1,"id":"other"}')
         await until(lambda: dispatcher.state == "standby")
         async with asyncio.timeout(60):
-            while not (left_out := await skipped(bus)):
+            while len(left_out := await skipped(bus)) <= before:
                 await asyncio.sleep(0.01)
         is_free.set()
         await until(lambda: any(record["at"] == under_way for record in sink.records))
-        await bookmark_at(bus, left_out[0].until)
+        await bookmark_at(bus, left_out[-1].until)
     assert not any(row.slot <= under_way < row.until for row in await skipped(bus))
     assert [record["at"] for record in sink.records].count(under_way) == 1
 
