@@ -116,7 +116,7 @@ class WindowRunner:
             return
         self._is_told, self._looked = False, time.monotonic()
         found = {one.request.id: one for one in await self._requests.open(self._worker.node.name)}
-        over = [id for id, job in self.requested.items() if job.is_over or id not in found]
+        over = [id for id, job in self.requested.items() if job.is_over or (id not in found and not job.in_hand)]
         for id in over:
             del self.requested[id]
             found.pop(id, None)  # it may have ended while the list was on its way

@@ -37,7 +37,8 @@ def listen(host: str, port: int) -> socket.socket:
     """An open port; from now on clients may connect. Port 0 is any that is free."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=2048)
+        # made anew, for Python to notice that it is TCP: asyncio lets small parts wait for each other else, 40 ms each time
+        return socket.socket(fileno=socket.create_server((host, port), family=family, backlog=2048).detach())
     except (OSError, OverflowError) as error:
         number = getattr(error, "errno", None) or 0
         reason = f"cannot listen there: {os.strerror(number) if number > 0 else error}"
