@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,6 +82,8 @@ class Result:
     """The id of the task of a window, with the number of its try."""
     origin: str = ""
     """What the records of a window are known by, beside what they hold: the same whenever it is read again."""
+    seen: Counter[str] = field(default_factory=Counter)
+    """How often each body was made of a window, of all of its parts together."""
     place: int = 0
     """Which of the parts of a window with the same span this is."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -61,7 +61,6 @@ def made_of(emission: Emission, origin: str, result: Result, setting: Setting) -
     category = emission.name if emission.kind == "category" else ""
     subject = category_subject(category, emission.source) if category else converter_subject(emission.name)
     window = written(result.window) if result.window is not None else ""
-    seen: Counter[str] = Counter()
     messages: list[Outgoing] = []
     bodies = [(0, 1, emission.lines)] if emission.lines and len(emission.lines[0]) <= most else _split(records, most)
     for part, of, (body, is_text) in bodies:
@@ -72,10 +71,12 @@ def made_of(emission: Emission, origin: str, result: Result, setting: Setting) -
         if not category:
             headers[CATEGORY] = emission.category
         if window:
-            headers[WINDOW], headers[ORIGIN] = window, result.origin
             digest = blake2b(body, digest_size=16).hexdigest()
-            seen[digest] += 1
-            id = derived_id(origin, way, window, result.place, digest, seen[digest])
+            result.seen[digest] += 1
+            id = derived_id(origin, way, window, result.place, digest, result.seen[digest])
+            headers[WINDOW] = window
+            # equal records of one window are two, unless each is known by what it holds
+            headers[ORIGIN] = result.origin and f"{result.origin}#{result.seen[digest]}"
         else:
             id = derived_id(origin, f"{way}:{part}/{of}@{len(records)}" if of > 1 else way)
         count = len(records) if of == 1 else body.count(b"\n") + 1

@@ -37,7 +37,7 @@ async def read_window(worker: Worker, task: Task, seconds: float) -> Result:
     try:
         async with contextlib.aclosing(step.parts(worker.node, task, seconds)) as parts:
             async for result in parts:
-                result.task, result.origin = message.id, known_by
+                result.task, result.origin, result.seen = message.id, known_by, total.seen
                 _add(total, result)
                 while len(storing) >= _AHEAD:
                     await storing.popleft()

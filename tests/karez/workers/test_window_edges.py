@@ -486,3 +486,20 @@ def test_windows_are_refused_where_the_command_line_wants_nothing_stored(tmp_pat
     assert done.returncode == 2
     assert "--delivery" in done.stderr
     assert "`win` needs a bus that stores" in done.stderr
+
+
+@pytest.mark.parametrize("number", [1, 1100])
+async def test_equal_rows_in_several_messages_of_a_window_have_ids_of_their_own(bus: Bus, pipeline: Build, number: int) -> None:
+    found = built(pipeline)
+
+    async def script(entities, start, end):
+        for _ in range(2):
+            yield [{"value": "x" * 1000}] * number if number > 1 else [{"value": 1}, {"value": 2}]
+
+    role(found, "connector", "told").script = script
+    async with deploy(found, bus):
+        requests, id = await ask(bus, Span(T0, T0 + 1000))
+        await settled(requests, id, "done")
+    sink = role(found, "aggregator", "sink")
+    assert len(sink.records) == (2 * number if number > 1 else 4)
+    assert len(set(sink.ids)) == len(sink.records)

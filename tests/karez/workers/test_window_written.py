@@ -251,7 +251,7 @@ async def test_all_parts_of_a_window_reach_the_second_connector(bus: Bus, pipeli
 
     async def script(entities, start, end):
         for number in range(3):
-            yield [{"name": number}]
+            yield [{"name": f"{number}a"}, {"name": f"{number}b"}]
 
     async def read(entities, start, end):
         yield [{"name": entity["name"]} for entity in entities]
@@ -261,7 +261,7 @@ async def test_all_parts_of_a_window_reach_the_second_connector(bus: Bus, pipeli
     async with deploy(found, bus):
         requests, id = await ask(bus, Span(T0, T0 + 1000))
         await settled(requests, id, "done")
-    assert sorted(record["name"] for record in role(found, "aggregator", "sink").records) == [0, 1, 2]
+    assert sorted(record["name"] for record in role(found, "aggregator", "sink").records) == ["0a", "0b", "1a", "1b", "2a", "2b"]
 
 
 async def test_a_message_that_the_server_counts_late_is_waited_for(
