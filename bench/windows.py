@@ -177,7 +177,10 @@ def backfill(folder: Path, config: Path, arguments: argparse.Namespace, port: in
         until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(1735689600 + arguments.rows // PER_SECOND + 1))
         start = time.perf_counter()
         done = subprocess.run(
-            karez("backfill", "history", "--from", START + "Z", "--to", until, "-a", address), env=environment, cwd=folder
+            karez("backfill", "history", "--from", START + "Z", "--to", until, "-a", address),
+            stdout=sys.stderr,
+            env=environment,
+            cwd=folder,
         )
         seconds = time.perf_counter() - start
         for watch in watches:
