@@ -10,7 +10,7 @@ import pytest
 from karez.crashpoints import POINTS
 from tests.faults.load import Load, load, play
 
-OF_WINDOWS = {"given", "read", "written", "bookmarked"}  # of dispatchers; and `part_read` of connectors: test_window_faults.py
+OF_WINDOWS = {"given", "read", "written", "bookmarked"}  # of dispatchers; and `part_read` of connectors: test_window_crashes.py
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(500)]
 
