@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from decimal import Decimal
@@ -45,11 +46,11 @@ class Clock(Ticking, Protocol):
         """The least value that is not before this moment, or not much after it where `is_exact` says no."""
 
 
-class _Exact:
+class _Exact(ABC):
     tick = MICROSECOND
 
-    def low(self, moment: datetime) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def low(self, moment: datetime) -> Any: ...
 
     def high(self, moment: datetime) -> Any:
         return self.low(moment)
